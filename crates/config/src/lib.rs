@@ -1,1 +1,47 @@
-//! placeholder
+//! What the user asked for, as values that are right ever after. No system call is made here.
+//!
+//! A container is described by a [`Config`], read from `container.toml` by [`parse`] and edited through
+//! [`Document`], which keeps comments and layout. The one table of keys, [`keys`], serves parser, editor,
+//! documentation and shell completion.
+
+#[macro_use]
+mod text;
+mod decimal;
+mod suggest;
+
+mod capability;
+mod cpu;
+mod ids;
+mod io;
+mod name;
+mod rlimit;
+mod signal;
+mod size;
+mod span;
+
+mod config;
+mod given;
+mod table;
+
+mod check;
+mod diagnostic;
+mod document;
+mod parse;
+
+pub use capability::Capability;
+pub use config::{Config, Init, Seccomp, live_changes};
+pub use cpu::{CpuSet, Cpus};
+pub use diagnostic::{Diagnostic, Diagnostics};
+pub use document::Document;
+pub use ids::IdRange;
+pub use io::IoLimit;
+pub use name::{Hostname, Name};
+pub use parse::{decode, parse};
+pub use rlimit::{Resource, Rlimit};
+pub use signal::Signal;
+pub use size::Size;
+pub use span::Span;
+pub use table::{Form, Key, find, keys};
+
+#[cfg(test)]
+mod tests;

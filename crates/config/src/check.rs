@@ -1,0 +1,56 @@
+//! What no single key can know: values that contradict each other.
+
+use crate::config::{Config, Seccomp};
+use crate::diagnostic::Fault;
+use crate::text::quoted;
+
+/// A contradiction, told at the place of one of its keys.
+pub(crate) struct Contradiction {
+    pub key: &'static str,
+    pub fault: Fault,
+}
+
+pub(crate) fn contradictions(config: &Config) -> Vec<Contradiction> {
+    let mut found = Vec::new();
+    let mut tell = |key, message: String, hint: String| {
+        found.push(Contradiction { key, fault: Fault::new(None, message, hint) });
+    };
+    if config.swap.is_some() && config.memory.is_none() {
+        tell("swap", "a limit of 'swap' needs a limit of 'memory'".into(), "set memory too, or remove swap".into());
+    }
+    if config.seccomp == Seccomp::Off {
+        for (key, list) in [("seccomp_allow", &config.seccomp_allow), ("seccomp_deny", &config.seccomp_deny)] {
+            if !list.is_empty() {
+                tell(
+                    key,
+                    format!("'{key}' changes the filter, and seccomp = \"off\" asks for none"),
+                    format!("remove {key}, or write seccomp = \"default\""),
+                );
+            }
+        }
+    }
+    if let Some(name) = config.seccomp_deny.iter().find(|name| config.seccomp_allow.contains(name)) {
+        tell(
+            "seccomp_deny",
+            format!("{} is both allowed and denied", quoted(name)),
+            "remove it from seccomp_allow or from seccomp_deny".into(),
+        );
+    }
+    if let Some(name) = config.cap_drop.iter().find(|name| config.cap_add.contains(name)) {
+        tell(
+            "cap_drop",
+            format!("capability '{name}' is both added and dropped"),
+            "remove it from cap_add or from cap_drop".into(),
+        );
+    }
+    let repeated =
+        config.io.iter().enumerate().find(|(i, limit)| config.io[..*i].iter().any(|l| l.device == limit.device));
+    if let Some((_, limit)) = repeated {
+        tell(
+            "io",
+            format!("two entries limit '{}'", limit.device.display()),
+            "write all rates of a device in one entry".into(),
+        );
+    }
+    found
+}

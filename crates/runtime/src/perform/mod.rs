@@ -1,0 +1,6 @@
+//! Steps, carried out: one file a side. No decision is left here.
+
+pub mod guest;
+pub mod host;
+pub mod stage;
+pub mod target;

@@ -1,0 +1,170 @@
+//! Making processes, and turning one into another program.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::{self, Errno};
+use rustix::process::Pid;
+
+use crate::check;
+
+/// clone3(2); libc still types it too narrowly.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Namespaces to make anew, as the `CLONE_NEW*` bits of clone(2).
+pub mod namespace {
+    /// A user namespace.
+    pub const USER: u64 = libc::CLONE_NEWUSER as u64;
+    /// A mount namespace.
+    pub const MOUNT: u64 = libc::CLONE_NEWNS as u64;
+    /// A process id namespace.
+    pub const PID: u64 = libc::CLONE_NEWPID as u64;
+    /// A network namespace.
+    pub const NET: u64 = libc::CLONE_NEWNET as u64;
+    /// Host and domain name.
+    pub const UTS: u64 = libc::CLONE_NEWUTS as u64;
+    /// System V IPC and POSIX message queues.
+    pub const IPC: u64 = libc::CLONE_NEWIPC as u64;
+    /// The view of the cgroup trees.
+    pub const CGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
+    /// Monotonic and boot time. Only for unshare(2) and setns(2): clone(2) has no bit left for it.
+    pub const TIME: u64 = 0x80;
+}
+
+/// Which side of a clone this is.
+pub enum Cloned {
+    /// The new process.
+    Child,
+    /// The caller, with the new process's id and a descriptor of it.
+    Parent(Child),
+}
+
+/// A process of ours, known by a descriptor that can't come to mean another process.
+#[derive(Debug)]
+pub struct Child {
+    /// Its id in the caller's namespace.
+    pub pid: Pid,
+    /// Its pidfd, close-on-exec.
+    pub pidfd: OwnedFd,
+}
+
+/// Makes a child with its own copy of memory, in new `namespaces`, born in `cgroup` (clone3(2)).
+///
+/// Only for processes of one thread: the child of a threaded process may hold a lock that no thread
+/// of its own will ever release. A caller with more threads gets `EDEADLK` and no child.
+pub fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    if threads()? != 1 {
+        return Err(Errno::DEADLK);
+    }
+    let mut pidfd: libc::c_int = -1;
+    let mut flags = namespaces | libc::CLONE_PIDFD as u64;
+    if cgroup.is_some() {
+        flags |= CLONE_INTO_CGROUP;
+    }
+    let arguments = libc::clone_args {
+        flags,
+        pidfd: &raw mut pidfd as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
+    };
+    // SAFETY: one thread (checked above), so the child inherits no held lock; without CLONE_VM it has
+    // its own copy of the stack, and `pidfd` lives across the call.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) })?;
+    match Pid::from_raw(pid as i32) {
+        None => Ok(Cloned::Child),
+        // SAFETY: CLONE_PIDFD made this descriptor for us alone.
+        Some(pid) => Ok(Cloned::Parent(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })),
+    }
+}
+
+/// The number of threads of this process: `/proc/self/task` has one directory for each.
+fn threads() -> io::Result<u64> {
+    Ok(rustix::fs::stat("/proc/self/task")?.st_nlink as u64 - 2)
+}
+
+/// Leaves namespaces for new ones (unshare(2)).
+pub fn unshare(namespaces: u64) -> io::Result<()> {
+    // SAFETY: namespaces change what names mean, not memory; CLONE_FILES and CLONE_VM are not offered here.
+    check(unsafe { libc::unshare(namespaces as libc::c_int) }.into()).map(drop)
+}
+
+/// Joins namespaces: those `namespaces` names of a pidfd, or the one an `nsfs` descriptor is (setns(2)).
+pub fn join(of: BorrowedFd<'_>, namespaces: u64) -> io::Result<()> {
+    // SAFETY: as for `unshare`.
+    check(unsafe { libc::setns(of.as_raw_fd(), namespaces as libc::c_int) }.into()).map(drop)
+}
+
+/// Closes every descriptor from `first` on, or marks it close-on-exec (close_range(2)).
+///
+/// With `on_exec` nothing is closed now. Without it, descriptors that Rust values still own are closed
+/// under them: only for a process that is about to execute or end.
+pub fn close_from(first: u32, on_exec: bool) -> io::Result<()> {
+    let flags = if on_exec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
+    // SAFETY: takes three numbers; the caller owns up to what the doc says.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) }).map(drop)
+}
+
+/// Executes the program `path` names; returns only on failure (execve(2)).
+pub fn execute(path: &CStr, arguments: &[CString], environment: &[CString]) -> Errno {
+    let (argv, envp) = (pointers(arguments), pointers(environment));
+    // SAFETY: both arrays end in null and point to C strings that outlive the call.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Executes the program that `file` refers to; returns only on failure (execveat(2), `AT_EMPTY_PATH`).
+pub fn execute_file(file: BorrowedFd<'_>, arguments: &[CString], environment: &[CString]) -> Errno {
+    let (argv, envp) = (pointers(arguments), pointers(environment));
+    // SAFETY: as in `execute`; the empty path makes the kernel use `file` itself.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// Joins a new, anonymous session keyring, so that the caller's keys are out of reach (keyctl(2)).
+pub fn new_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: a null name asks for an anonymous keyring; nothing is read or written.
+    let result = unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>(), 0, 0, 0)
+    };
+    check(result).map(drop)
+}
+
+/// Ends this process at once, without running anything that belongs to the process it was cloned from.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: never returns; no destructor or exit handler of the parent's copy runs, which is the point.
+    unsafe { libc::_exit(status) }
+}
+
+/// Runs `act` with other file system ids, so that what it creates belongs to them (setfsuid(2)).
+pub fn with_file_ids<T>(uid: u32, gid: u32, act: impl FnOnce() -> T) -> T {
+    // SAFETY: the calls take numbers and change only this thread's file system ids.
+    let (old_gid, old_uid) = unsafe { (libc::setfsgid(gid), libc::setfsuid(uid)) };
+    let result = act();
+    // SAFETY: as above; a caller that could leave its ids has the capability to take them back.
+    unsafe {
+        libc::setfsuid(old_uid as libc::uid_t);
+        libc::setfsgid(old_gid as libc::gid_t);
+    }
+    result
+}
