@@ -4,12 +4,12 @@ use std::fmt;
 use std::ops::Range;
 
 use lazaret_base::{Error, Kind, error};
-use toml_edit::{Array, InlineTable, Item, Key, Table, Value};
+use toml_edit::{Array, InlineTable, Item, Key, RawString, Table, Value};
 
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::parse::parse;
-use crate::table;
+use crate::table::{self, Form};
 
 /// A `container.toml` without faults, and the [`Config`] it describes. Only what is edited changes in the text.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ impl Document {
             if key.entries.is_some() && entry.is_empty() {
                 return Err(table::is_a_table(name));
             }
-            text = with(&text, Place::of(key, entry), key.typed(value)?)?;
+            text = with(&text, Place::of(key, entry), New { value: key.typed(value)?, form: key.form })?;
         }
         self.adopt(text)
     }
@@ -128,40 +128,46 @@ impl<'a> Place<'a> {
     }
 }
 
+/// A value to be written, and how its key is used to be.
+struct New {
+    value: Value,
+    form: Form,
+}
+
 /// The text with a value put in its place.
-fn with(text: &str, place: Place<'_>, value: Value) -> Result<String, Error> {
+fn with(text: &str, place: Place<'_>, new: New) -> Result<String, Error> {
     let tree = tree(text)?;
     let root = tree.as_table();
-    match place {
-        Place::Root(leaf) | Place::Whole(leaf) => Ok(put(text, root, root, leaf, &leaf_of(leaf), value)),
-        Place::In { section, leaf } => match root.get(section) {
-            Some(Item::Value(Value::InlineTable(inline))) => {
-                let span = inline.span().unwrap_or_default();
-                let mut inline = owned::<InlineTable>(text, span.clone(), Value::as_inline_table)?;
-                inline_put(&mut inline, leaf, value);
-                Ok(spliced(text, span, &inline.to_string()))
-            }
-            Some(Item::Table(table)) if table.is_dotted() => {
-                Ok(put(text, root, table, leaf, &format!("{section}.{}", leaf_of(leaf)), value))
-            }
-            // A table that only `[section.deeper]` implies has no line of its own.
-            Some(Item::Table(table)) if !table.is_implicit() => Ok(put(text, root, table, leaf, &leaf_of(leaf), value)),
-            _ => {
-                let gap = if text.is_empty() || text.ends_with("\n\n") { "" } else { newline(text) };
-                let lines = format!("{gap}[{section}]{0}{1} = {value}", newline(text), leaf_of(leaf));
-                Ok(with_line(text, text.len(), &lines))
-            }
-        },
+    let (section, leaf) = match place {
+        Place::Root(leaf) | Place::Whole(leaf) => return Ok(put(text, (root, leaf), leaf_of(leaf), new)),
+        Place::In { section, leaf } => (section, leaf),
+    };
+    match root.get(section) {
+        Some(Item::Value(Value::InlineTable(inline))) => {
+            let span = inline.span().unwrap_or_default();
+            let mut inline = owned::<InlineTable>(text, span.clone(), Value::as_inline_table)?;
+            inline_put(&mut inline, leaf, new.value);
+            Ok(spliced(text, span, &inline.to_string()))
+        }
+        Some(Item::Table(table)) if table.is_dotted() => {
+            Ok(put(text, (table, leaf), format!("{section}.{}", leaf_of(leaf)), new))
+        }
+        // A table that only `[section.deeper]` implies has no line of its own.
+        Some(Item::Table(table)) if !table.is_implicit() => Ok(put(text, (table, leaf), leaf_of(leaf), new)),
+        _ => {
+            let gap = if text.is_empty() || text.ends_with("\n\n") { "" } else { newline(text) };
+            let lines = format!("{gap}[{section}]{0}{1} = {2}", newline(text), leaf_of(leaf), new.value);
+            Ok(with_line(text, text.len(), &lines))
+        }
     }
 }
 
 /// Sets one entry of `{ A = "1" }`; the space before the brace stays there.
 fn inline_put(inline: &mut InlineTable, leaf: &str, value: Value) {
-    let suffix = |value: &Value| value.decor().suffix().cloned().unwrap_or_default();
-    let value = match (inline.get(leaf).map(suffix), inline.iter_mut().last()) {
+    let value = match (inline.get(leaf).map(suffix_of), inline.iter_mut().last()) {
         (Some(suffix), _) => value.decorated(" ", suffix),
         (None, Some((_, last))) => {
-            let suffix = suffix(last);
+            let suffix = suffix_of(last);
             last.decor_mut().set_suffix("");
             value.decorated(" ", suffix)
         }
@@ -170,20 +176,21 @@ fn inline_put(inline: &mut InlineTable, leaf: &str, value: Value) {
     inline.insert(leaf, value);
 }
 
-/// Replaces the value of `leaf` in `table`, or adds a line `written = value` where the table's lines end.
-fn put(text: &str, root: &Table, table: &Table, leaf: &str, written: &str, value: Value) -> String {
+/// Replaces the value of a key in its table, or adds a line `written = value` where the table's lines end.
+fn put(text: &str, (table, leaf): (&Table, &str), written: String, new: New) -> String {
     if let Some(old) = table.get(leaf).and_then(Item::span) {
-        let value = match value {
-            Value::Array(new) => relisted(text, old.clone(), new),
-            value => value.to_string(),
+        let value = match new {
+            New { value: Value::Array(list), form: Form::List } => relisted(text, old.clone(), list),
+            New { value, .. } => value.to_string(),
         };
         return spliced(text, old, &value);
     }
-    let line = format!("{written} = {value}");
-    let header = table.span().filter(|_| !std::ptr::eq(table, root));
+    let line = format!("{written} = {}", new.value);
+    // The root has no header, and dotted keys would not be there without a value.
+    let header = table.span().filter(|span| text[span.clone()].starts_with('['));
     match last_value(table).or(header.map(|span| span.end)) {
         Some(end) => with_line(text, end, &line),
-        None => with_first_line(text, root, &line),
+        None => with_first_line(text, table, &line),
     }
 }
 
@@ -195,10 +202,11 @@ fn with_first_line(text: &str, root: &Table, line: &str) -> String {
         _ => None,
     });
     let Some(mut at) = starts.min() else { return with_line(text, text.len(), line) };
-    at = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    let start_of_line = |at: usize| text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    at = start_of_line(at);
     // Comments right above a header belong to it.
-    while let Some(above) = text[..at].lines().next_back().filter(|line| line.trim_start().starts_with('#')) {
-        at -= text[..at].len() - text[..at].rfind(above).unwrap_or(0);
+    while at > 0 && text[start_of_line(at - 1)..].trim_start_matches([' ', '\t']).starts_with('#') {
+        at = start_of_line(at - 1);
     }
     let newline = newline(text);
     spliced(text, at..at, &format!("{line}{newline}{newline}"))
@@ -223,22 +231,87 @@ fn last_value(table: &Table) -> Option<usize> {
     ends.max()
 }
 
-/// The new list, written with the old list's layout and comments where they have elements in common.
+/// The new list with the layout, the comments and the order of the old: order means nothing in a list of words.
 fn relisted(text: &str, old: Range<usize>, new: Array) -> String {
-    let plain = new.to_string();
-    let Ok(mut list) = owned::<Array>(text, old, Value::as_array) else { return plain };
-    let words = |list: &Array| list.iter().map(|value| value.as_str().map(String::from)).collect::<Vec<_>>();
-    let wanted = words(&new);
-    list.retain(|value| wanted.contains(&value.as_str().map(String::from)));
-    let kept = words(&list);
-    let prefix = list.iter().last().and_then(|value| value.decor().prefix()?.as_str().map(String::from));
-    for word in wanted.iter().skip(kept.len()).flatten() {
-        match &prefix {
-            Some(prefix) => list.push_formatted(Value::from(word).decorated(prefix, "")),
-            None => list.push(word),
+    let Ok(old) = owned::<Array>(text, old, Value::as_array) else { return new.to_string() };
+    let has = |list: &Array, value: &Value| list.iter().any(|other| other.as_str() == value.as_str());
+    let (mut list, mut comments) = (old.clone(), CommentCarrier::default());
+    list.clear();
+    let mut lead = String::new();
+    // Without a comma behind the last element, what follows it is its suffix and not the list's trailing text.
+    let mut trailing = old.trailing().as_str().unwrap_or("").to_string();
+    for (i, value) in old.iter().enumerate() {
+        let (behind_last, above) = split_lead(value.decor().prefix().and_then(RawString::as_str).unwrap_or(""));
+        comments.behind(behind_last);
+        let mut suffix = value.decor().suffix().and_then(RawString::as_str).unwrap_or("");
+        if i + 1 == old.len() {
+            trailing.insert_str(0, suffix);
+            suffix = "";
+        }
+        match has(&new, value) {
+            true => list.push_formatted(value.clone().decorated(comments.before(above), suffix)),
+            false => comments.removed(above),
+        }
+        lead = above.into();
+    }
+    let (behind_last, above) = split_lead(&trailing);
+    comments.behind(behind_last);
+    // New elements stand as the last one stood, without the comments above it.
+    let lead = if lead.contains('#') { &lead[lead.rfind('\n').unwrap_or(0)..] } else { &*lead };
+    for added in new.iter() {
+        if !has(&list, added) {
+            let lead = if list.is_empty() || !lead.is_empty() { lead } else { " " };
+            list.push_formatted(added.clone().decorated(comments.before(lead), ""));
         }
     }
-    if words(&list) == wanted { list.to_string() } else { plain }
+    list.set_trailing(comments.before(above));
+    list.to_string()
+}
+
+/// Comments of a list on their way to the element, or the bracket, that they will stand before.
+#[derive(Default)]
+struct CommentCarrier {
+    carried: String,
+    /// The element before has been removed, and the comment behind it goes with it.
+    removed: bool,
+}
+
+impl CommentCarrier {
+    /// A comment on the line of the element before.
+    fn behind(&mut self, comment: &str) {
+        if !self.removed {
+            self.carried.push_str(comment);
+        }
+        self.removed = false;
+    }
+
+    /// The element is left away; the lines of comment above it stay.
+    fn removed(&mut self, above: &str) {
+        self.removed = true;
+        if above.contains('#') {
+            self.carried.push_str(above.trim_end());
+        }
+    }
+
+    /// What stands before the next element or the bracket.
+    fn before(&mut self, above: &str) -> String {
+        let newline = if self.carried.contains('#') && !above.starts_with(['\n', '\r']) { "\n" } else { "" };
+        format!("{}{newline}{above}", std::mem::take(&mut self.carried))
+    }
+}
+
+/// What stands before an element of a list: a comment that belongs to the element before, on its line, and the
+/// lines above.
+fn split_lead(prefix: &str) -> (&str, &str) {
+    let line = prefix.find('\n').unwrap_or(prefix.len());
+    match prefix[..line].contains('#') {
+        true => prefix.split_at(line),
+        false => ("", prefix),
+    }
+}
+
+fn suffix_of(value: &Value) -> RawString {
+    value.decor().suffix().cloned().unwrap_or_default()
 }
 
 /// The text without the lines of a value.

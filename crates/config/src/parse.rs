@@ -59,7 +59,8 @@ fn read(text: &str) -> Result<Config, Vec<Fault>> {
 /// The tree of what is well-formed, and what is not.
 ///
 /// The parser stops at its first error, so a bad line is blanked and the rest tried again, as long as the
-/// line is bad in itself: where it is not, the fault began earlier and what follows would be misread.
+/// line is bad in itself: where it is not, the fault began earlier, what follows would be misread, and the
+/// tree ends there.
 fn syntax(text: &str) -> (Option<Document<String>>, Vec<Fault>) {
     let mut faults = Vec::new();
     let mut rest = text.to_string();
@@ -75,10 +76,13 @@ fn syntax(text: &str) -> (Option<Document<String>>, Vec<Fault>) {
         let description = e.message().split(", expected").next().unwrap_or_default();
         let duplicate = description == "duplicate key";
         let alone = Document::parse(line);
-        let contained = match &alone {
-            Ok(_) => duplicate,
-            Err(alone) => alone.message() == e.message() && !duplicate,
-        };
+        // Without its header, what follows would be read as keys of another table.
+        let header = line.trim_start().starts_with('[');
+        let contained = !header
+            && match &alone {
+                Ok(_) => duplicate,
+                Err(alone) => alone.message() == e.message() && !duplicate,
+            };
         let (message, hint) = match duplicate {
             true => {
                 let key = e.span().and_then(|span| rest.get(span)).unwrap_or_default();
@@ -88,7 +92,7 @@ fn syntax(text: &str) -> (Option<Document<String>>, Vec<Fault>) {
         };
         faults.push(Fault { span: Some(at..at), message, hint: Some(hint) });
         if !contained || line.is_empty() || faults.len() > MOST_SYNTAX_FAULTS {
-            return (None, faults);
+            return (Document::parse(rest[..start].to_string()).ok(), faults);
         }
         rest.replace_range(start..end, &" ".repeat(end - start));
     }
@@ -112,6 +116,19 @@ fn explained(description: &str, line: &str) -> (String, String) {
         ),
         "key with no value" => (format!("{} has no value", quoted(line.trim())), "write key = value".into()),
         "unclosed table" => (format!("{} is not closed", quoted(line.trim())), "write a ']' at its end".into()),
+        "missing comma between array elements" => {
+            ("the list lacks a comma or its end".into(), "write ',' between the entries and ']' behind the last".into())
+        }
+        "invalid basic string" | "invalid literal string" => {
+            ("the text in quotes has no end".into(), "close it on the same line with the quote it began with".into())
+        }
+        "invalid multi-line basic string" | "invalid multi-line literal string" => {
+            ("the text in three quotes has no end".into(), "close it with three of the same quotes".into())
+        }
+        "missing escaped value" => (
+            "unknown escape after '\\'".into(),
+            "write '\\\\' for a backslash, or put the text in single quotes".into(),
+        ),
         _ => (description.replace('`', "'"), "write key = value, one per line, with text in quotes".into()),
     }
 }

@@ -117,7 +117,10 @@ pub(crate) fn unknown_key(name: &str) -> Error {
     let last = name.rsplit('.').next().unwrap_or(name);
     let misplaced = names().find(|key| key.rsplit_once('.').is_some_and(|(_, leaf)| leaf == last)).map(String::from);
     let limit = rlimit::NAMES.contains(&last).then(|| format!("rlimits.{last}"));
-    let hint = match nearest(name, names()).map(String::from).or(misplaced).or(limit) {
+    // Only variables are written in capitals.
+    let capitals = last.len() > 1 && last.bytes().all(|b| b == b'_' || b.is_ascii_uppercase() || b.is_ascii_digit());
+    let env = (capitals && variable(last).is_ok()).then(|| format!("env.{last}"));
+    let hint = match env.or(nearest(name, names()).map(String::from)).or(misplaced).or(limit) {
         Some(meant) => format!("did you mean '{meant}'?"),
         None => "remove it, or put '#' before it".into(),
     };

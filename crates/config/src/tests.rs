@@ -1,5 +1,7 @@
 //! Stories of `container.toml`: what is said about a bad one, what an edit leaves alone, what reads back.
 
+use std::collections::BTreeSet;
+
 use insta::assert_snapshot;
 use lazaret_base::{Error, Kind};
 use proptest::prelude::*;
@@ -214,13 +216,19 @@ fn syntax_errors_are_told_together_with_the_others() {
     container.toml:7: 'cpus' has no value; write a value after '=', or remove the line
     container.toml:8: 'swap' has no value; write key = value
     "#);
-    assert_snapshot!(said("cap_drop = [\n  \"sys_time\"\nmemory = \"1G\"\nmemroy = 1\n"), @"container.toml:3: missing comma between array elements; write key = value, one per line, with text in quotes");
-    assert_snapshot!(said("description = \"never ends\nmemory = \"1G\"\n"), @"container.toml:1: invalid basic string; write key = value, one per line, with text in quotes");
-    assert_snapshot!(said("[env\nA = \"1\"\n"), @"
-    container.toml:1: '[env' is not closed; write a ']' at its end
-    container.toml:2: unknown key 'A'; remove it, or put '#' before it
+    assert_snapshot!(said("memroy = 1\ncap_drop = [\n  \"sys_time\"\nmemory = \"1G\"\nfoo = 1\n"), @"container.toml:4: the list lacks a comma or its end; write ',' between the entries and ']' behind the last");
+    assert_snapshot!(said("memroy = 1\ndescription = \"never ends\nimage = \"a\\qb\"\nfoo = 1\n"), @r"
+    container.toml:1: unknown key 'memroy', did you mean 'memory'?
+    container.toml:2: the text in quotes has no end; close it on the same line with the quote it began with
+    container.toml:3: unknown escape after '\'; write '\\' for a backslash, or put the text in single quotes
+    container.toml:4: unknown key 'foo'; remove it, or put '#' before it
+    ");
+    assert_snapshot!(said("memroy = 1\n[env\nA = \"1\"\n"), @"
+    container.toml:1: unknown key 'memroy', did you mean 'memory'?
+    container.toml:2: '[env' is not closed; write a ']' at its end
     ");
     assert_snapshot!(said("[env]\nA = \"1\"\n[env]\nB = \"2\"\n"), @"container.toml:3: duplicate key 'env'; remove this line or the earlier one");
+    assert_snapshot!(said("LANG = \"C\"\nimage = \"\"\"\nx\n"), @"container.toml:4: the text in three quotes has no end; close it with three of the same quotes");
 }
 
 #[test]
@@ -334,7 +342,7 @@ LANG = "C.UTF-8"
     memory   =   "2G"   # enough for now
     # The clock is the host's business.
     cap_drop = [
-        "sys_time",
+        "sys_time",  # not ours
         "mknod",
     ]
     nesting = true
@@ -350,6 +358,56 @@ LANG = "C.UTF-8"
     [time]
     boottime = "-1d"
     "#);
+}
+
+#[test]
+fn a_list_keeps_the_comments_of_what_stays() {
+    let text = "\
+cap_drop = [ # why
+  \"chown\", # one
+  # Above.
+  \"kill\", # two
+  \"bpf\" # three
+] # end
+";
+    let change = |value: &str| set(text, "cap_drop", value);
+    assert_snapshot!(change("chown,bpf"), @r#"
+    cap_drop = [ # why
+      "chown", # one
+      # Above.
+      "bpf" # three
+    ] # end
+    "#);
+    assert_snapshot!(change("chown,kill,bpf,mknod"), @r#"
+    cap_drop = [ # why
+      "chown", # one
+      # Above.
+      "kill", # two
+      "bpf", # three
+      "mknod"
+    ] # end
+    "#);
+    assert_snapshot!(change("kill"), @r#"
+    cap_drop = [ # why
+      # Above.
+      "kill" # two
+    ] # end
+    "#);
+    assert_snapshot!(change("bpf,chown"), @r#"
+    cap_drop = [ # why
+      "chown", # one
+      # Above.
+      "bpf" # three
+    ] # end
+    "#);
+    assert_snapshot!(change(""), @"
+    cap_drop = [ # why
+      # Above.
+    ] # end
+    ");
+    assert_eq!(set("cap_drop = [\"chown\"]", "cap_drop", "chown,kill"), "cap_drop = [\"chown\", \"kill\"]");
+    assert_eq!(set("cap_drop = [ \"chown\", \"bpf\" ]", "cap_drop", "bpf"), "cap_drop = [ \"bpf\" ]");
+    assert_eq!(set("cap_drop = []", "cap_drop", "bpf,kill"), "cap_drop = [\"bpf\", \"kill\"]");
 }
 
 #[test]
@@ -525,6 +583,13 @@ fn a_config_serializes_as_it_would_be_written() {
 }
 
 #[test]
+fn a_name_from_a_record_is_checked_like_one_that_was_typed() {
+    assert_eq!(serde_json::from_str::<Name>("\"web\"").unwrap().as_str(), "web");
+    assert!(serde_json::from_str::<Name>("\"../web\"").is_err());
+    assert_eq!(serde_json::to_string(&IdRange::new(100_000, 65_536).unwrap()).unwrap(), "\"100000:65536\"");
+}
+
+#[test]
 fn the_table_is_whole() {
     for key in keys() {
         let example = match key.name.split_once('.') {
@@ -585,6 +650,17 @@ fn typed() -> impl Strategy<Value = (String, String)> {
     prop_oneof![8 => plain, 1 => env, 1 => limit]
 }
 
+/// Files that have nothing but form.
+const LAYOUTS: &[&str] = &[
+    "",
+    "[env]",
+    "# Mine.",
+    "# Mine.\n\n[env] # Mine too.\n",
+    "# Mine.\n[time]\n\n# Mine too.\n[rlimits]\n# Mine last.",
+    "env = {} # Mine.\r\ntime = { } # Mine too.\r\n",
+    "cap_drop = [\n  # Mine.\n]\nrlimits = {}\n",
+];
+
 /// Lines that are near to a configuration, right and wrong.
 fn nearly_toml() -> impl Strategy<Value = String> {
     let key = (0..keys().len()).prop_map(|i| keys()[i].name);
@@ -634,8 +710,11 @@ proptest! {
     }
 
     #[test]
-    fn what_is_set_is_got_and_nothing_else_changes(pairs in proptest::collection::vec(typed(), 1..12)) {
-        let mut document = Document::parse("container.toml", "# Mine.\n\n[env]\n").unwrap();
+    fn what_is_set_is_got_and_nothing_else_changes(
+        layout in proptest::sample::select(LAYOUTS),
+        pairs in proptest::collection::vec(typed(), 1..12),
+    ) {
+        let mut document = Document::parse("container.toml", layout).unwrap();
         for (name, value) in &pairs {
             let before = document.config().clone();
             document.set(name, value).unwrap_or_else(|e| panic!("{name}={value}: {e}"));
@@ -646,12 +725,15 @@ proptest! {
             prop_assert_eq!(document.config(), &again);
             let key = find(name).unwrap().0;
             if !matches!(key.form, Form::Number) {
-                prop_assert_eq!(&got, value);
+                // A list keeps the order that it has in the file.
+                let words = |text: &str| text.split(',').map(String::from).collect::<BTreeSet<_>>();
+                prop_assert!(got == *value || (key.form == Form::List && words(&got) == words(value)), "{got}, not {value}");
             }
             let (live, restart) = live_changes(&before, &again);
             prop_assert!(live.iter().chain(&restart).all(|changed| *changed == key.name));
         }
-        prop_assert!(document.to_string().starts_with("# Mine.\n"));
+        let text = document.to_string();
+        prop_assert!(layout.lines().filter_map(|line| line.split_once('#')).all(|(_, comment)| text.contains(comment)));
 
         let rendered = document.config().to_toml();
         prop_assert_eq!(&config(&rendered), document.config());

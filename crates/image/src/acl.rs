@@ -57,6 +57,24 @@ impl Acl {
         Ok(Acl(lines))
     }
 
+    /// Reads the kernel's form, in which all is said in numbers.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Acl> {
+        let mut lines = Vec::new();
+        for (tag, permissions, id) in decode(bytes)? {
+            let who = match tag {
+                0x01 => Who::Owner,
+                0x02 => Who::User(Qualifier::Id(id)),
+                0x04 => Who::OwningGroup,
+                0x08 => Who::Group(Qualifier::Id(id)),
+                0x10 => Who::Mask,
+                0x20 => Who::Other,
+                _ => return Err(unknown_form()),
+            };
+            lines.push((who, permissions));
+        }
+        Ok(Acl(lines))
+    }
+
     /// Whether all is said in numbers.
     pub(crate) fn is_numeric(&self) -> bool {
         !self.0.iter().any(|(who, _)| matches!(who, Who::User(Qualifier::Name(_)) | Who::Group(Qualifier::Name(_))))
@@ -69,7 +87,9 @@ impl Acl {
         for (who, permissions) in &self.0 {
             let known = match who {
                 Who::User(Qualifier::Name(name)) => names.uid(name).map(|id| Who::User(Qualifier::Id(id))).ok_or(name),
-                Who::Group(Qualifier::Name(name)) => names.gid(name).map(|id| Who::Group(Qualifier::Id(id))).ok_or(name),
+                Who::Group(Qualifier::Name(name)) => {
+                    names.gid(name).map(|id| Who::Group(Qualifier::Id(id))).ok_or(name)
+                }
                 other => Ok(other.clone()),
             };
             match known {
@@ -79,7 +99,8 @@ impl Acl {
         }
         let named = |who: &Who| matches!(who, Who::User(_) | Who::Group(_));
         if lines.iter().any(|(who, _)| named(who)) && !lines.iter().any(|(who, _)| *who == Who::Mask) {
-            let union = lines.iter().filter(|(who, _)| named(who) || *who == Who::OwningGroup).fold(0, |all, (_, p)| all | p);
+            let union =
+                lines.iter().filter(|(who, _)| named(who) || *who == Who::OwningGroup).fold(0, |all, (_, p)| all | p);
             lines.push((Who::Mask, union));
         }
         lines.sort();
@@ -147,19 +168,28 @@ fn encode(lines: &[(Who, u16)]) -> Vec<u8> {
     bytes
 }
 
+fn unknown_form() -> lazaret_base::Error {
+    error("an access list of an unknown form")
+}
+
+/// The tag, permissions and id of each line.
+fn decode(bytes: &[u8]) -> Result<Vec<(u16, u16, u32)>> {
+    let (version, lines) = bytes.split_first_chunk::<4>().ok_or_else(unknown_form)?;
+    if u32::from_le_bytes(*version) != VERSION || lines.len() % 8 != 0 {
+        return Err(unknown_form());
+    }
+    let short = |line: &[u8], at| u16::from_le_bytes([line[at], line[at + 1]]);
+    let id = |line: &[u8]| u32::from_le_bytes([line[4], line[5], line[6], line[7]]);
+    Ok(lines.chunks_exact(8).map(|line| (short(line, 0), short(line, 2), id(line))).collect())
+}
+
 /// Adds `shift` to every id of a list in the kernel's form.
 pub(crate) fn shift(bytes: &[u8], shift: u32) -> Result<Vec<u8>> {
-    let bad = || error("an access list of an unknown form");
-    let (version, lines) = bytes.split_first_chunk::<4>().ok_or_else(bad)?;
-    if u32::from_le_bytes(*version) != VERSION || lines.len() % 8 != 0 {
-        return Err(bad());
-    }
-    let mut shifted = version.to_vec();
-    for line in lines.chunks_exact(8) {
-        let id = u32::from_le_bytes([line[4], line[5], line[6], line[7]]);
-        let names_someone = matches!(u16::from_le_bytes([line[0], line[1]]), 0x02 | 0x08);
-        let id = if names_someone { crate::shift::shifted(id, shift)? } else { id };
-        shifted.extend_from_slice(&line[..4]);
+    let mut shifted = VERSION.to_le_bytes().to_vec();
+    for (tag, permissions, id) in decode(bytes)? {
+        let id = if matches!(tag, 0x02 | 0x08) { crate::shift::shifted(id, shift)? } else { id };
+        shifted.extend(tag.to_le_bytes());
+        shifted.extend(permissions.to_le_bytes());
         shifted.extend(id.to_le_bytes());
     }
     Ok(shifted)
@@ -181,14 +211,8 @@ mod tests {
 
     fn check(text: &str, expected: &[(u16, u16, u32)]) {
         let (bytes, _) = Acl::parse(text.as_bytes()).unwrap().to_bytes(&Tree);
-        let lines: Vec<_> = bytes[4..]
-            .chunks(8)
-            .map(|l| {
-                let short = |at: usize| u16::from_le_bytes([l[at], l[at + 1]]);
-                (short(0), short(2), u32::from_le_bytes([l[4], l[5], l[6], l[7]]))
-            })
-            .collect();
-        assert_eq!(lines, expected, "{text}");
+        assert_eq!(decode(&bytes).unwrap(), expected, "{text}");
+        assert_eq!(Acl::from_bytes(&bytes).unwrap().to_bytes(&Tree).0, bytes);
     }
 
     #[test]
@@ -210,7 +234,16 @@ mod tests {
 
     #[test]
     fn half_lists_and_nonsense_are_refused() {
-        for bad in ["", "u::rwx", "u::rwx,g::r", "u::q,g::r,o::r", "x::r,u::r,g::r,o::r", "u::r,u::r,g::r,o::r", "u", "mask:a:r"] {
+        for bad in [
+            "",
+            "u::rwx",
+            "u::rwx,g::r",
+            "u::q,g::r,o::r",
+            "x::r,u::r,g::r,o::r",
+            "u::r,u::r,g::r,o::r",
+            "u",
+            "mask:a:r",
+        ] {
             assert!(Acl::parse(bad.as_bytes()).is_err(), "{bad}");
         }
     }

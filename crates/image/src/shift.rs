@@ -10,7 +10,7 @@ use lazaret_base::{Context, Result, error};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timespec};
 use rustix::io::Errno;
 
-use crate::tree::{self, Ladder, STRAIGHT, START, Spot};
+use crate::tree::{self, Ladder, START, STRAIGHT, Spot};
 use crate::unpack::full;
 use crate::{Progress, acl, capability};
 
@@ -147,7 +147,9 @@ impl Copying<'_> {
                 let target = fs::readlinkat(from, name, Vec::new())?;
                 fs::symlinkat(target, into, name).map_err(Into::into).map_err(full)?;
             }
-            _ => fs::mknodat(into, name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev).map_err(Into::into).map_err(full)?,
+            _ => fs::mknodat(into, name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)
+                .map_err(Into::into)
+                .map_err(full)?,
         }
         self.dress(Spot::Named(from, name), Spot::Named(into, name), &stat)
     }
@@ -159,7 +161,8 @@ impl Copying<'_> {
             return Err(error("it was replaced meanwhile"));
         }
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let into = fs::openat(self.into.fd(), name, flags, Mode::RUSR | Mode::WUSR).map_err(Into::into).map_err(full)?;
+        let into =
+            fs::openat(self.into.fd(), name, flags, Mode::RUSR | Mode::WUSR).map_err(Into::into).map_err(full)?;
         let into = File::from(into);
         self.content(&from, &into, stat.st_size as u64).map_err(full)?;
         self.dress(Spot::Open(from.as_fd()), Spot::Open(into.as_fd()), stat)
@@ -196,7 +199,8 @@ impl Copying<'_> {
 
     /// In the order that unpacking explains: owner, mode, attributes, times.
     fn dress(&self, from: Spot<'_>, into: Spot<'_>, stat: &Stat) -> Result<()> {
-        into.set_owner(shifted(stat.st_uid, self.shift)?, shifted(stat.st_gid, self.shift)?).context("setting its owner")?;
+        into.set_owner(shifted(stat.st_uid, self.shift)?, shifted(stat.st_gid, self.shift)?)
+            .context("setting its owner")?;
         if !FileType::from_raw_mode(stat.st_mode).is_symlink() {
             into.set_mode(stat.st_mode).context("setting its mode")?;
         }
@@ -211,8 +215,8 @@ impl Copying<'_> {
             into.set_xattr(&name, &value)
                 .with_context(|| format!("setting its attribute `{}`", String::from_utf8_lossy(&name)))?;
         }
-        let accessed = Timespec { tv_sec: stat.st_atime as i64, tv_nsec: stat.st_atime_nsec as _ };
-        let modified = Timespec { tv_sec: stat.st_mtime as i64, tv_nsec: stat.st_mtime_nsec as _ };
+        let accessed = Timespec { tv_sec: stat.st_atime, tv_nsec: stat.st_atime_nsec as _ };
+        let modified = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ };
         into.set_times(accessed, modified).context("setting its time")
     }
 }

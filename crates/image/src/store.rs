@@ -9,7 +9,6 @@
 //! locks/…                      one per archive that is being imported
 //! ```
 
-use std::ffi::CString;
 use std::fmt;
 use std::fs::{self as stdfs, DirBuilder, File};
 use std::os::fd::{AsFd, OwnedFd};
@@ -203,7 +202,12 @@ impl Store {
         first_error.context("collecting what killed imports left").map(|()| collected)
     }
 
-    fn import_locked(&self, archive: &ArchiveFile, limits: &Limits, progress: &mut dyn FnMut(Progress)) -> Result<Layer> {
+    fn import_locked(
+        &self,
+        archive: &ArchiveFile,
+        limits: &Limits,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Layer> {
         // Done by whom we waited for.
         if let Some(layer) = self.known(archive)? {
             return Ok(layer);
@@ -285,7 +289,8 @@ impl Store {
     /// The layer of a file that was read before and has not changed since.
     fn known(&self, archive: &ArchiveFile) -> Result<Option<Layer>> {
         // An index that can't be read is made anew.
-        let Some(entry) = File::open(self.index_path(archive)).ok().and_then(|file| read_json::<Indexed>(file).ok()) else {
+        let Some(entry) = File::open(self.index_path(archive)).ok().and_then(|file| read_json::<Indexed>(file).ok())
+        else {
             return Ok(None);
         };
         if (entry.path.as_bytes(), &entry.stamp) != (archive.path.to_string_lossy().as_bytes(), &archive.stamp) {
@@ -333,7 +338,8 @@ impl Store {
             let path = self.dir.join("index").join(&name);
             let Ok(file) = File::open(&path) else { continue };
             let digest = read_json::<Indexed>(file).ok().and_then(|entry| Digest::from_hex(&entry.digest).ok());
-            let there = digest.and_then(|digest| self.layer_dir(&LayerId::Archive(digest))).is_some_and(|dir| dir.exists());
+            let there =
+                digest.and_then(|digest| self.layer_dir(&LayerId::Archive(digest))).is_some_and(|dir| dir.exists());
             // A dot marks what is being written.
             if !there && !name.starts_with('.') && stdfs::remove_file(&path).is_ok() {
                 forgotten += 1;
@@ -578,7 +584,7 @@ impl Temporary {
         let there = self.dir.symlink_metadata().is_ok();
         if let (Some(parent), Some(name)) = (self.dir.parent(), self.dir.file_name()) {
             let parent = File::open(parent)?;
-            remove_tree(parent.as_fd(), &CString::new(name.as_bytes()).context("its name")?)?;
+            remove_tree(parent.as_fd(), &tree::name(name.as_bytes())?)?;
         }
         // The lock goes last, still held: what is without a lock is nobody's.
         let _ = stdfs::remove_file(&self.lock_path);

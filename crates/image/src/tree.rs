@@ -1,10 +1,13 @@
 //! Walking and dressing a tree by descriptors: no name is ever resolved outside of it.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use lazaret_base::{Context, Result, error};
-use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, RawDir, RawDirEntry, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    self, AtFlags, FileType, Gid, Mode, OFlags, RawDir, RawDirEntry, ResolveFlags, Stat, Timespec, Timestamps, Uid,
+    XattrFlags,
+};
 use rustix::io::{self, Errno};
 
 /// Links are followed, and lead no further than the root of the tree, as they would for a process chrooted
@@ -24,7 +27,12 @@ pub(crate) const LIST: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
 
 /// Opens a name below `root`.
-pub(crate) fn open(root: impl AsFd, path: impl rustix::path::Arg, flags: OFlags, how: ResolveFlags) -> io::Result<OwnedFd> {
+pub(crate) fn open(
+    root: impl AsFd,
+    path: impl rustix::path::Arg,
+    flags: OFlags,
+    how: ResolveFlags,
+) -> io::Result<OwnedFd> {
     let path = path.into_c_str()?;
     // The kernel gives up on `..` when something is renamed or mounted anywhere meanwhile.
     for _ in 0..1000 {
@@ -56,6 +64,11 @@ pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (b"", path),
     }
+}
+
+/// A name as the kernel takes it.
+pub(crate) fn name(bytes: &[u8]) -> Result<CString> {
+    CString::new(bytes).map_err(|_| error(format!("a zero byte in the name `{}`", String::from_utf8_lossy(bytes))))
 }
 
 /// Calls `each` with what a directory holds, from its start.

@@ -1,7 +1,7 @@
 //! An archive becomes a tree: all that GNU tar would restore, and nothing outside of the tree.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -208,7 +208,7 @@ impl<'a> Tree<'a> {
             return Err(error("only a directory can be the root"));
         }
         let parent = self.parent_of(&place)?;
-        let (dir, name) = (parent.as_fd(), CString::new(tree::split(&place.path).1).context("its name")?);
+        let (dir, name) = (parent.as_fd(), tree::name(tree::split(&place.path).1)?);
         match entry.kind {
             Kind::File => return self.put_file(archive, entry, place, (dir, &name)),
             Kind::Hardlink => return self.put_hardlink(entry, (dir, &name)),
@@ -231,7 +231,7 @@ impl<'a> Tree<'a> {
             fs::fstat(self.base(place.base)?)?
         } else {
             let parent = self.parent_of(&place)?;
-            let (dir, name) = (parent.as_fd(), CString::new(tree::split(&place.path).1).context("its name")?);
+            let (dir, name) = (parent.as_fd(), tree::name(tree::split(&place.path).1)?);
             let there = tree::stat(dir, &name).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
             if !there {
                 self.replacing(dir, &name, || fs::mkdirat(dir, &name, Mode::RWXU))?;
@@ -315,8 +315,9 @@ impl<'a> Tree<'a> {
         let target = self.place(clean(&entry.target).with_context(linking)?, entry.kind)?;
         let (path, last) = tree::split(&target.path);
         let base = self.base(target.base)?;
-        let parent = tree::open(&base, if path.is_empty() { b"." } else { path }, START, INSIDE).with_context(linking)?;
-        let last = CString::new(last).with_context(linking)?;
+        let parent =
+            tree::open(&base, if path.is_empty() { b"." } else { path }, START, INSIDE).with_context(linking)?;
+        let last = tree::name(last).with_context(linking)?;
         let there = tree::stat(&parent, &last).with_context(linking)?;
         // A link to itself, or the same link once more.
         if tree::stat(dir, name).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (there.st_dev, there.st_ino)) {
@@ -326,7 +327,12 @@ impl<'a> Tree<'a> {
     }
 
     /// Makes a name, taking away what has it already.
-    fn replacing<T>(&mut self, dir: BorrowedFd<'_>, name: &CStr, make: impl Fn() -> rustix::io::Result<T>) -> Result<T> {
+    fn replacing<T>(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+        make: impl Fn() -> rustix::io::Result<T>,
+    ) -> Result<T> {
         match make() {
             Err(Errno::EXIST) => {}
             made => return made.map_err(Into::into).map_err(full),
@@ -351,7 +357,8 @@ impl<'a> Tree<'a> {
     /// Owner before mode: chown(2) clears the setuid bits. Owner and data before capabilities: both clear
     /// them. Access lists after the mode: chmod(2) would change their mask. Times last.
     fn dress(&mut self, spot: Spot<'_>, entry: &Entry, place: Place) -> Result<()> {
-        spot.set_owner(entry.uid, entry.gid).with_context(|| format!("setting its owner {}:{}", entry.uid, entry.gid))?;
+        spot.set_owner(entry.uid, entry.gid)
+            .with_context(|| format!("setting its owner {}:{}", entry.uid, entry.gid))?;
         if entry.kind != Kind::Symlink {
             spot.set_mode(entry.mode).context("setting its mode")?;
         }
@@ -375,6 +382,10 @@ impl<'a> Tree<'a> {
 
     fn set_xattrs(&mut self, spot: Spot<'_>, entry: &Entry) -> Result<()> {
         for (name, value) in &entry.xattrs {
+            // Access lists have a time of their own: files that are made later would inherit them.
+            if [acl::ACCESS.as_bytes(), acl::DEFAULT.as_bytes()].contains(&name.as_slice()) {
+                continue;
+            }
             // The labels of SELinux, IMA, Smack are judgements of the host's policy, not of an archive.
             if name.starts_with(b"security.") && name != crate::capability::NAME.as_bytes() {
                 if self.skipped_labels.len() < WARNINGS && self.skipped_labels.insert(name.clone()) {
@@ -388,19 +399,27 @@ impl<'a> Tree<'a> {
                 Err(e @ (Errno::OPNOTSUPP | Errno::PERM)) => {
                     self.warn(format!("`{}` of `{}` was not kept: {}", lossy(name), lossy(&entry.path), sentence(e)));
                 }
-                Err(e) => return Err(full(e.into())).with_context(|| format!("setting its attribute `{}`", lossy(name))),
+                Err(e) => {
+                    return Err(full(e.into())).with_context(|| format!("setting its attribute `{}`", lossy(name)));
+                }
             }
         }
         Ok(())
     }
 
-    /// The access lists of an entry; one that makes no sense is left out.
+    /// The access lists of an entry; one that makes no sense is left out. Where an archive holds the
+    /// kernel's form as well, that is the one to believe: its ids are those of the files, while the names in
+    /// the text were looked up on the system that packed.
     fn acls(&mut self, entry: &Entry) -> Acls {
-        let mut parse = |text: &Option<Vec<u8>>| {
-            let parsed = Acl::parse(text.as_deref()?);
+        let mut parse = |attribute: &str, text: &Option<Vec<u8>>| {
+            let bytes = entry.xattrs.iter().find(|(name, _)| name == attribute.as_bytes());
+            let parsed = match bytes {
+                Some((_, bytes)) => Acl::from_bytes(bytes),
+                None => Acl::parse(text.as_deref()?),
+            };
             parsed.map_err(|e| self.warn(format!("the access list of `{}` was not kept: {e}", lossy(&entry.path)))).ok()
         };
-        Acls { access: parse(&entry.acl), default: parse(&entry.default_acl) }
+        Acls { access: parse(acl::ACCESS, &entry.acl), default: parse(acl::DEFAULT, &entry.default_acl) }
     }
 
     fn set_acls(&mut self, spot: Spot<'_>, acls: &Acls, names: &Accounts, path: &[u8]) -> Result<()> {
@@ -567,7 +586,7 @@ impl<'a> Tree<'a> {
             return Ok(());
         }
         let dir = tree::open(self.top, if above.is_empty() { b"." } else { above }, START, INSIDE)?;
-        let name = CString::new(name).context("its name")?;
+        let name = tree::name(name)?;
         self.set_acls(Spot::Named(dir.as_fd(), &name), acls, names, path)
     }
 
@@ -587,7 +606,7 @@ impl<'a> Tree<'a> {
     fn hoist(&mut self) -> Result<()> {
         let Some(rootfs) = self.rootfs.take() else { return Ok(()) };
         for name in METADATA {
-            remove_tree(self.top, &CString::new(*name).context("metadata")?)?;
+            remove_tree(self.top, &tree::name(name)?)?;
         }
         // The root may have a `rootfs` of its own, so this one gets a name that is free in both places.
         let aside = (0..).map(|n| format!(".rootfs-{n}")).find(|name| tree::stat(&rootfs, name.as_str()).is_err());

@@ -94,6 +94,8 @@ fn v1_controllers(mount: &Path) -> impl Iterator<Item = &str> {
 pub struct Group {
     /// Relative to each tree's root, such as `lazaret/web`. Limits are set on it.
     pub base: String,
+    /// The scope of systemd's that `base` is in the v2 tree, if it is one: systemd makes and removes it.
+    pub scope: Option<String>,
 }
 
 impl Group {
@@ -104,7 +106,10 @@ impl Group {
 
     /// Every directory of this group, those that hold others first.
     pub fn directories(&self, trees: &Hierarchies) -> Vec<PathBuf> {
-        let mut all = vec![trees.v2.join(&self.base), self.payload(trees)];
+        let mut all = vec![self.payload(trees)];
+        if self.scope.is_none() {
+            all.insert(0, trees.v2.join(&self.base));
+        }
         all.extend(trees.v1.iter().map(|mount| mount.join(&self.base)));
         all
     }
@@ -416,8 +421,12 @@ fn wait_for(group: &Path, line: &str, deadline: Duration) -> Result<bool> {
 /// processes by now; what is gone already is fine.
 pub fn remove(group: &Group, trees: &Hierarchies) -> Result<()> {
     let mut first = Ok(());
-    for mount in trees.v1.iter().chain([&trees.v2]) {
-        if let Err(e) = remove_below(&mount.join(&group.base)) {
+    let v2 = match group.scope {
+        Some(_) => group.payload(trees),
+        None => trees.v2.join(&group.base),
+    };
+    for top in trees.v1.iter().map(|mount| mount.join(&group.base)).chain([v2]) {
+        if let Err(e) = remove_below(&top) {
             first = first.and(Err(e));
         }
     }

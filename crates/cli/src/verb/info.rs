@@ -1,0 +1,89 @@
+//! `lazaret info`: one container on one screen.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+use lazaret::info::{Info, State, info};
+use lazaret_base::Result;
+
+use super::{json_flag, name_argument};
+use crate::report::{Colour, json, paint, print, size};
+use crate::session::{Session, name};
+
+pub fn command(command: Command) -> Command {
+    command
+        .about("Show what a container is, what holds it in, and every opening in its wall")
+        .args([name_argument("The container"), json_flag()])
+        .after_help("Examples:\n  lazaret info web\n  lazaret info web --json | jq .pid")
+}
+
+pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
+    let info = info(session.ready()?, &name(matches)?)?;
+    if matches.get_flag("json") {
+        return json(&info);
+    }
+    print(&render(&info, std::io::stdout().is_terminal()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Lines of `label: value`; what weakens the wall is red.
+fn render(info: &Info, terminal: bool) -> String {
+    let mut text = String::new();
+    let mut line = |label: &str, value: &str| text.push_str(&format!("{:<14}{value}\n", format!("{label}:")));
+    let colour = match info.state {
+        State::Running => Colour::Green,
+        State::Stopped => Colour::Dim,
+        _ => Colour::Yellow,
+    };
+    line("name", info.name.as_str());
+    if !info.config.description.is_empty() {
+        line("description", &info.config.description);
+    }
+    line("state", &paint(&info.state.to_string(), colour, terminal));
+    if let (Some(pid), Some(since)) = (info.pid, info.since) {
+        line("init", &format!("process {pid}, up {}", super::list::up(since)));
+    }
+    line("image", &info.image);
+    if let Some(usage) = &info.usage {
+        let limit = info.config.memory.map(|limit| format!(" of {}", size(limit.bytes()))).unwrap_or_default();
+        let parts = [
+            usage.memory.map(|memory| format!("memory {}{limit}", size(memory))),
+            usage.tasks.map(|tasks| format!("tasks {tasks}")),
+            usage.cpu_microseconds.map(|cpu| format!("processor {:.1} s", cpu as f64 / 1e6)),
+        ];
+        line("uses", &parts.into_iter().flatten().collect::<Vec<_>>().join(", "));
+    }
+    match info.ids {
+        Some(ids) => line("ids", &format!("0-{} are {}-{} outside", ids.count - 1, ids.start, ids.start + ids.count - 1)),
+        None => line("ids", &paint("the host's own: root inside is root outside", Colour::Red, terminal)),
+    }
+    if let Some(cgroup) = &info.cgroup {
+        line("cgroup", cgroup);
+    }
+    if let Some(walls) = &info.confinement {
+        line("namespaces", &walls.namespaces.join(", "));
+        if !walls.shared_with_host.is_empty() {
+            line("shares", &format!("with the host: {}", walls.shared_with_host.join(", ")));
+        }
+        line("seccomp", if walls.seccomp { "on" } else { "off" });
+        line("capabilities", &walls.capabilities.join(" "));
+        line("label", walls.label.as_deref().unwrap_or("none (this host has no AppArmor or SELinux)"));
+        if walls.no_new_privileges {
+            line("privileges", "none can be gained (no_new_privs)");
+        }
+    }
+    if info.openings.is_empty() {
+        line("openings", "none");
+    }
+    for (at, opening) in info.openings.iter().enumerate() {
+        let red = !opening.ends_with("read-only");
+        let shown = if red { paint(opening, Colour::Red, terminal) } else { opening.clone() };
+        line(if at == 0 { "openings" } else { " " }.trim_end(), &shown);
+    }
+    if !info.at_next_start.is_empty() {
+        line("next start", &format!("{} changed; lazaret restart {}", info.at_next_start.join(", "), info.name));
+    }
+    info.notes.iter().for_each(|note| line("note", note));
+    text.replace("\n:             ", "\n              ")
+}

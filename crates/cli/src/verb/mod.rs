@@ -1,0 +1,180 @@
+//! One verb, one file.
+
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use lazaret_base::Result;
+
+use crate::session::Session;
+
+/// A verb: how it is typed and what it does.
+pub struct Verb {
+    /// The word.
+    pub name: &'static str,
+    /// Adds what it takes.
+    pub command: fn(Command) -> Command,
+    /// Does it.
+    pub run: fn(&Session, &ArgMatches) -> Result<ExitCode>,
+}
+
+macro_rules! verbs {
+    ($($module:ident $name:literal,)*) => {
+        $(mod $module;)*
+        /// All verbs, in the order of the help.
+        pub const ALL: &[Verb] = &[$(Verb { name: $name, command: $module::command, run: $module::run },)*];
+    };
+}
+
+verbs! {
+    run "run",
+    create "create",
+    start "start",
+    stop "stop",
+    restart "restart",
+    freeze "freeze",
+    unfreeze "unfreeze",
+    exec "exec",
+    shell "shell",
+    console "console",
+    logs "logs",
+    list "list",
+    info "info",
+    wait "wait",
+    events "events",
+    config "config",
+    plan "plan",
+    rename "rename",
+    destroy "destroy",
+    doctor "doctor",
+    completions "completions",
+    man "man",
+}
+
+/// The container, completed from those there are.
+fn name_argument(help: &'static str) -> Arg {
+    Arg::new("name").value_name("NAME").required(true).help(help).add(ArgValueCompleter::new(complete_name))
+}
+
+fn complete_name(typed: &std::ffi::OsStr) -> Vec<CompletionCandidate> {
+    let store = match std::env::var_os("LAZARET_ROOT") {
+        Some(root) => lazaret::Store::at(std::path::Path::new(&root)),
+        None => Ok(lazaret::Store::system()),
+    };
+    let names = store.and_then(|store| store.names()).unwrap_or_default();
+    let typed = typed.to_string_lossy();
+    names
+        .iter()
+        .filter(|name| name.as_str().starts_with(&*typed))
+        .map(|name| CompletionCandidate::new(name.as_str()))
+        .collect()
+}
+
+fn json_flag() -> Arg {
+    Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON")
+}
+
+/// The command to run and its arguments, after `--` or simply last.
+fn command_argument(required: bool) -> Arg {
+    Arg::new("command")
+        .value_name("CMD")
+        .num_args(1..)
+        .trailing_var_arg(true)
+        .allow_hyphen_values(true)
+        .required(required)
+        .help("The command and its arguments")
+}
+
+fn words(matches: &ArgMatches, name: &str) -> Vec<String> {
+    matches.get_many::<String>(name).unwrap_or_default().cloned().collect()
+}
+
+/// `--env K=V`, more than once.
+fn environment_argument() -> Arg {
+    Arg::new("env").short('e').long("env").value_name("K=V").action(ArgAction::Append).help("Set a variable")
+}
+
+fn environment(matches: &ArgMatches) -> Result<Vec<(String, String)>> {
+    let pairs = words(matches, "env");
+    pairs.iter().map(|pair| key_and_value(pair, "--env LANG=de_DE.UTF-8")).collect()
+}
+
+/// `--set K=V`, more than once.
+fn set_argument() -> Arg {
+    Arg::new("set")
+        .long("set")
+        .value_name("KEY=VALUE")
+        .action(ArgAction::Append)
+        .help("Set a key of the configuration, such as memory=1G")
+        .add(ArgValueCompleter::new(complete_key))
+}
+
+fn complete_key(typed: &std::ffi::OsStr) -> Vec<CompletionCandidate> {
+    let typed = typed.to_string_lossy();
+    let keys = lazaret_config::keys().iter().filter(|key| key.name.starts_with(&*typed));
+    keys.map(|key| CompletionCandidate::new(format!("{}=", key.name)).help(Some(key.doc.into()))).collect()
+}
+
+fn key_and_value(pair: &str, example: &str) -> Result<(String, String)> {
+    match pair.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(lazaret_base::error(format!("`{pair}` is not KEY=VALUE"))
+            .kind(lazaret_base::Kind::Invalid)
+            .hint(format!("for example {example}"))),
+    }
+}
+
+/// The document that `--image` and `--set` describe.
+fn document(matches: &ArgMatches) -> Result<lazaret_config::Document> {
+    let image = matches.get_one::<String>("image").map(|image| Ok(("image".to_owned(), absolute(image)?)));
+    let sets = words(matches, "set");
+    let sets = sets.iter().map(|pair| key_and_value(pair, "--set memory=1G"));
+    let pairs = image.into_iter().chain(sets).collect::<Result<Vec<_>>>()?;
+    let pairs = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    lazaret_config::Document::create("--set", pairs)
+}
+
+/// An image that is a path stays what it is when the working directory changes.
+fn absolute(image: &str) -> Result<String> {
+    if image == "host" {
+        return Ok(image.to_owned());
+    }
+    Ok(std::path::absolute(image)?.to_string_lossy().into_owned())
+}
+
+fn image_argument() -> Arg {
+    Arg::new("image")
+        .short('i')
+        .long("image")
+        .value_name("IMAGE")
+        .value_hint(clap::ValueHint::AnyPath)
+        .help("What it is made from: `host`, a tar archive (.tar, .gz, .xz, .zst) or a directory [default: host]")
+}
+
+/// How much there is to read of an image that is an archive, for the progress bar.
+fn size_of_image(document: &lazaret_config::Document) -> Option<u64> {
+    std::fs::metadata(&document.config().image).ok().filter(|m| m.is_file()).map(|m| m.len())
+}
+
+/// The caller's three descriptors.
+fn stdio<T>(act: impl FnOnce([std::os::fd::BorrowedFd<'_>; 3]) -> T) -> T {
+    use std::os::fd::AsFd;
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    act([input.as_fd(), output.as_fd(), error.as_fd()])
+}
+
+fn duration_argument(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).short('t').long(name).value_name("SPAN").help(help)
+}
+
+fn duration(matches: &ArgMatches, name: &str) -> Result<Option<std::time::Duration>> {
+    let Some(text) = matches.get_one::<String>(name) else { return Ok(None) };
+    // A bare number is seconds, as everywhere.
+    let span: lazaret_config::Span =
+        if text.bytes().all(|b| b.is_ascii_digit()) { format!("{text}s").parse()? } else { text.parse()? };
+    span.duration().map(Some).ok_or_else(|| {
+        lazaret_base::error(format!("`--{name} {text}` is negative"))
+            .kind(lazaret_base::Kind::Invalid)
+            .hint("for example 30s or 2m")
+    })
+}

@@ -1,0 +1,315 @@
+//! The console of a container: what it says is kept, logged, and shown to whoever attaches.
+//!
+//! Clients speak in packets over the keeper's socket. The first byte tells: `d` data, `w` a window's size
+//! (rows and columns, two bytes each, low byte first), `f` that it only listens from now on. A client that says nothing only learns of the
+//! container's end: the connection closes.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use lazaret_base::{Context, Error, Kind, Result, error};
+use lazaret_config::Name;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{AtFlags, OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
+    listen as listen_on, recv, send, socket_with, sockopt,
+};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use crate::store::Store;
+
+/// What is shown to a client that attaches later.
+const SCROLLBACK: usize = 64 * 1024;
+/// A client that lets more than this pile up is let go.
+const PATIENCE: usize = 1 << 20;
+/// More clients at once are not served.
+const MOST_CLIENTS: usize = 32;
+/// The longest packet, its first byte included.
+pub const PACKET: usize = 4096;
+
+/// Keeper: the socket on which clients call.
+pub(crate) fn listen(store: &Store, name: &Name) -> Result<OwnedFd> {
+    let dir = store.control_dir(name)?;
+    // A dead keeper's socket may lie there. The lock is ours, so the place is.
+    let _ = rustix::fs::unlinkat(&dir, "control", AtFlags::empty());
+    let socket = new_socket(SocketFlags::NONBLOCK)?;
+    bind(&socket, &address(&dir)?).and_then(|()| listen_on(&socket, 64)).context("listening for clients")?;
+    Ok(socket)
+}
+
+/// Client: a connection to the keeper, which lasts as long as the container runs.
+pub fn connect_to(store: &Store, name: &Name) -> Result<OwnedFd> {
+    let stopped = || {
+        error(format!("`{name}` is not running")).kind(Kind::Stopped).hint(format!("start it: lazaret start {name}"))
+    };
+    if !store.is_kept(name)? {
+        return Err(stopped());
+    }
+    let Ok(dir) = store.control_dir(name) else { return Err(stopped()) };
+    let socket = new_socket(SocketFlags::empty())?;
+    match connect(&socket, &address(&dir)?) {
+        Ok(()) => Ok(socket),
+        Err(Errno::NOENT | Errno::CONNREFUSED) => Err(stopped()),
+        Err(e) => Err(Error::from(e).context(format!("calling the keeper of `{name}`"))),
+    }
+}
+
+fn new_socket(flags: SocketFlags) -> Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags | SocketFlags::CLOEXEC, None)?)
+}
+
+/// Addresses of sockets are short (unix(7)); a descriptor's name in proc is shorter than any path.
+fn address(dir: &OwnedFd) -> Result<SocketAddrUnix> {
+    Ok(SocketAddrUnix::new(format!("/proc/self/fd/{}/control", dir.as_raw_fd()))?)
+}
+
+/// The log of a console: two files, of which the older goes when the newer is half the bound.
+pub(crate) struct Log {
+    file: Option<File>,
+    paths: [PathBuf; 2],
+    written: u64,
+    bound: u64,
+}
+
+impl Log {
+    /// Opens it at its end. A log that can't be written is no reason for a container not to run.
+    pub(crate) fn open(store: &Store, name: &Name, bound: u64) -> Log {
+        let paths = store.console_logs(name);
+        let mut log = Log { file: None, paths, written: 0, bound };
+        log.file = log.open_newest();
+        log.written = log.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |m| m.len());
+        log
+    }
+
+    fn open_newest(&self) -> Option<File> {
+        OpenOptions::new().append(true).create(true).mode(0o600).open(&self.paths[1]).ok()
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if self.bound == 0 {
+            return;
+        }
+        if self.written + bytes.len() as u64 > self.bound / 2 {
+            let _ = std::fs::rename(&self.paths[1], &self.paths[0]);
+            self.file = self.open_newest();
+            self.written = 0;
+        }
+        if let Some(file) = &mut self.file {
+            // A full disk must not stop the console.
+            if file.write_all(bytes).is_ok() {
+                self.written += bytes.len() as u64;
+            }
+        }
+    }
+}
+
+/// The keeper's end of a console, with all who look at it.
+pub(crate) struct Console<'a> {
+    terminal: &'a OwnedFd,
+    /// The other end, held open: a terminal that nobody has open would only hang up again and again.
+    _other_end: OwnedFd,
+    log: Log,
+    scrollback: VecDeque<u8>,
+    to_terminal: VecDeque<u8>,
+    clients: Vec<Client>,
+}
+
+struct Client {
+    socket: OwnedFd,
+    /// Whether it wants the console, and not only to learn of the end.
+    attached: bool,
+    waiting: VecDeque<Vec<u8>>,
+    waiting_bytes: usize,
+}
+
+impl<'a> Console<'a> {
+    pub(crate) fn new(terminal: &'a OwnedFd, log: Log) -> Result<Console<'a>> {
+        fcntl_setfl(terminal, fcntl_getfl(terminal)? | OFlags::NONBLOCK)?;
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let other_end = ioctl_tiocgptpeer(terminal, flags).context("holding the console open")?;
+        Ok(Console {
+            terminal,
+            _other_end: other_end,
+            log,
+            scrollback: VecDeque::new(),
+            to_terminal: VecDeque::new(),
+            clients: Vec::new(),
+        })
+    }
+
+    /// Adds what is waited for: the terminal, then each client.
+    pub(crate) fn watch<'b>(&'b self, fds: &mut Vec<PollFd<'b>>) {
+        let mut wanted = PollFlags::IN;
+        if !self.to_terminal.is_empty() {
+            wanted |= PollFlags::OUT;
+        }
+        fds.push(PollFd::new(self.terminal, wanted));
+        for client in &self.clients {
+            let mut wanted = PollFlags::IN;
+            if !client.waiting.is_empty() {
+                wanted |= PollFlags::OUT;
+            }
+            fds.push(PollFd::new(&client.socket, wanted));
+        }
+    }
+
+    /// Does what can be done, by what poll(2) said of each in the order of [`Console::watch`].
+    pub(crate) fn serve(&mut self, ready: &[PollFlags]) {
+        for at in (0..self.clients.len()).rev() {
+            let flags = ready.get(at + 1).copied().unwrap_or(PollFlags::empty());
+            let alive = (!flags.contains(PollFlags::OUT) || self.clients[at].flush())
+                && (!flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) || self.hear(at));
+            if !alive {
+                self.clients.swap_remove(at);
+            }
+        }
+        let flags = ready.first().copied().unwrap_or(PollFlags::empty());
+        if flags.contains(PollFlags::OUT) {
+            self.type_in();
+        }
+        if flags.contains(PollFlags::IN) {
+            self.read_terminal();
+        }
+    }
+
+    /// Lets a client in.
+    pub(crate) fn accept(&mut self, listener: BorrowedFd<'_>) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let Ok(socket) = accept_with(listener, flags) else { return };
+        // The directory is root's alone; this holds should it ever not be.
+        let ours = sockopt::socket_peercred(&socket).is_ok_and(|peer| peer.uid == rustix::process::geteuid());
+        if ours && self.clients.len() < MOST_CLIENTS {
+            self.clients.push(Client { socket, attached: false, waiting: VecDeque::new(), waiting_bytes: 0 });
+        }
+    }
+
+    /// Takes a packet of a client; `false` if it is to be let go.
+    fn hear(&mut self, at: usize) -> bool {
+        let mut packet = [0u8; PACKET];
+        let n = match recv(&self.clients[at].socket, &mut packet[..], RecvFlags::empty()) {
+            Ok((0, _)) | Err(Errno::CONNRESET) => return false,
+            Ok((n, _)) => n,
+            Err(e) => return e == Errno::AGAIN || e == Errno::INTR,
+        };
+        match &packet[..n] {
+            [b'd', data @ ..] => {
+                if self.to_terminal.len() < PATIENCE {
+                    self.to_terminal.extend(data);
+                    self.type_in();
+                }
+                true
+            }
+            [b'w', a, b, c, d] => {
+                let (rows, columns) = (u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]));
+                // A size is advice; a terminal that won't have it goes on.
+                let _ =
+                    tcsetwinsize(self.terminal, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 });
+                if !std::mem::replace(&mut self.clients[at].attached, true) {
+                    let seen: Vec<u8> = self.scrollback.iter().copied().collect();
+                    return self.clients[at].show(&seen);
+                }
+                true
+            }
+            // Follows without having seen what was before: the log told that.
+            [b'f'] => {
+                self.clients[at].attached = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Types what clients sent, as far as the terminal takes it now.
+    fn type_in(&mut self) {
+        while !self.to_terminal.is_empty() {
+            let (first, _) = self.to_terminal.as_slices();
+            match rustix::io::write(self.terminal, first) {
+                Ok(n) => drop(self.to_terminal.drain(..n)),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Reads what the container says until there is no more for now, but no longer than a while: others
+    /// want to be served, too.
+    fn read_terminal(&mut self) {
+        let mut bytes = [0u8; PACKET - 1];
+        for _ in 0..64 {
+            match rustix::io::read(self.terminal, &mut bytes) {
+                Ok(n @ 1..) => self.said(&bytes[..n]),
+                _ => return,
+            }
+        }
+    }
+
+    fn said(&mut self, bytes: &[u8]) {
+        self.log.write(bytes);
+        self.scrollback.extend(bytes);
+        let surplus = self.scrollback.len().saturating_sub(SCROLLBACK);
+        self.scrollback.drain(..surplus);
+        self.clients.retain_mut(|client| !client.attached || client.show(bytes));
+    }
+
+    /// The container has ended: what it said last is still read and shown.
+    pub(crate) fn drain(&mut self) {
+        let mut bytes = [0u8; PACKET - 1];
+        while let Ok(n @ 1..) = rustix::io::read(self.terminal, &mut bytes) {
+            self.said(&bytes[..n]);
+        }
+        self.clients.retain_mut(Client::flush);
+    }
+}
+
+impl Client {
+    /// Sends bytes in packets, now or when it can take them; `false` if it is too slow to wait for.
+    fn show(&mut self, bytes: &[u8]) -> bool {
+        for chunk in bytes.chunks(PACKET - 1) {
+            let packet = [&[b'd'], chunk].concat();
+            self.waiting_bytes += packet.len();
+            self.waiting.push_back(packet);
+        }
+        self.flush() && self.waiting_bytes <= PATIENCE
+    }
+
+    fn flush(&mut self) -> bool {
+        while let Some(packet) = self.waiting.front() {
+            match send(&self.socket, packet, SendFlags::NOSIGNAL) {
+                Ok(_) => {
+                    self.waiting_bytes -= packet.len();
+                    self.waiting.pop_front();
+                }
+                Err(Errno::AGAIN | Errno::INTR) => return true,
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+/// Client: what to send for a window of this size.
+pub fn window_packet(size: Winsize) -> [u8; 5] {
+    let ([a, b], [c, d]) = (size.ws_row.to_le_bytes(), size.ws_col.to_le_bytes());
+    [b'w', a, b, c, d]
+}
+
+/// Client: passes on what a console says from now on, until the container stops.
+pub fn follow(store: &Store, name: &Name, show: &mut dyn FnMut(&[u8])) -> Result<()> {
+    let socket = connect_to(store, name)?;
+    send(&socket, b"f", SendFlags::NOSIGNAL).context("calling the keeper")?;
+    let mut packet = [0u8; PACKET];
+    loop {
+        match recv(&socket, &mut packet[..], RecvFlags::empty()) {
+            Ok((0, _)) | Err(Errno::CONNRESET) => return Ok(()),
+            Ok((n, _)) => show(&packet[1..n]),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e).context("reading the console"),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Making containers, renaming and removing them.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+use lazaret_base::{Context, Kind, Result, Undo, error};
+use lazaret_config::{Document, Name};
+use lazaret_image::{Progress, use_directory};
+use rustix::fs::{Mode, OFlags, open};
+
+use crate::event::{self, What};
+use crate::recover::{collect, recover_locked};
+use crate::store::{Ids, Image, ImageBind, Record, Storage, Store, write_container};
+use crate::{ids, stop};
+
+/// What to make.
+pub struct Create<'a> {
+    /// Its name.
+    pub name: &'a Name,
+    /// Its configuration; `image` in it says what it is made from.
+    pub document: &'a Document,
+    /// Whether it goes when it stops. Such a container is not forced to disk.
+    pub ephemeral: bool,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Created {
+    /// What it was made of.
+    pub record: Record,
+    /// What the user should know, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Makes a container: all of it, or none.
+pub fn create(store: &Store, wanted: &Create<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Created> {
+    let name = wanted.name;
+    store.prepare()?;
+    let _lock = store.lock(name)?;
+    recover_locked(store, name)?;
+    refuse_taken(store, name)?;
+    let (image, mut notes) = find_image(store, &wanted.document.config().image, progress)?;
+    make(store, wanted, image, &mut notes, progress)
+        .with_context(|| format!("creating `{name}`"))
+        .map(|record| Created { record, notes })
+}
+
+fn refuse_taken(store: &Store, name: &Name) -> Result<()> {
+    match store.exists(name) {
+        true => Err(error(format!("there is a container `{name}` already"))
+            .kind(Kind::Exists)
+            .hint(format!("choose another name, or remove it: lazaret destroy {name}"))),
+        false => Ok(()),
+    }
+}
+
+fn make(
+    store: &Store,
+    wanted: &Create<'_>,
+    image: Image,
+    notes: &mut Vec<String>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Record> {
+    let name = wanted.name;
+    let mut undo = Undo::new();
+    let workshop = store.workshop("new")?;
+    let made = workshop.path.clone();
+    let dir = made.join("container");
+    undo.push({
+        let store = store.clone();
+        // What can't be removed now is removed by the next command.
+        move || drop(store.clear(workshop))
+    });
+    fs::DirBuilder::new().mode(0o700).create(&dir).context("making its directory")?;
+
+    let all = store.lock_all()?;
+    let ids = match wanted.document.config().privileged {
+        true => None,
+        false => Some(ids::take(store, name)?),
+    };
+    drop(all);
+    undo.push(move || {
+        if let Some(ids) = ids {
+            // Given back by the next command otherwise.
+            let _ = ids::release(store, ids);
+        }
+    });
+
+    let storage = root_file_system(store, &dir, &image, ids, notes, progress)?;
+    let record = Record::new(image, ids, storage, wanted.ephemeral);
+    write_container(&dir, wanted.document, &record, !wanted.ephemeral)?;
+    // Under the lock of all, so that whoever collects abandoned ids sees the name or the workshop.
+    let _all = store.lock_all()?;
+    store.publish(&dir, name)?;
+    undo.keep();
+    let _ = fs::remove_dir(&made);
+    let _ = fs::remove_file(made.with_extension("lock"));
+    event::tell(store, name, What::Created, None);
+    Ok(record)
+}
+
+/// Finds what a container is to be made from; unpacks an archive that was not seen before.
+pub fn find_image(store: &Store, reference: &str, progress: &mut dyn FnMut(Progress)) -> Result<(Image, Vec<String>)> {
+    let finding = || format!("preparing the image `{reference}`");
+    let images = store.images()?;
+    if reference == "host" {
+        let host = images.host().with_context(finding)?;
+        let binds = host.binds.into_iter().map(|b| ImageBind { source: b.source, target: b.target }).collect();
+        let layer = host.layer.id.to_string();
+        let image = Image { name: "host".into(), layer, rootfs: host.layer.rootfs, binds, bare: true };
+        return Ok((image, host.layer.warnings));
+    }
+    let path = std::path::absolute(reference).with_context(finding)?;
+    let kind = fs::metadata(&path)
+        .with_context(finding)
+        .hint("an image is `host`, a directory, or a tar archive (.tar, .tar.gz, .tar.xz, .tar.zst)")?;
+    let layer = match kind.is_dir() {
+        true => use_directory(&path),
+        false => images.import_tarball(&path, progress),
+    }
+    .with_context(finding)?;
+    let image = Image {
+        name: reference.into(),
+        layer: layer.id.to_string(),
+        rootfs: layer.rootfs,
+        binds: Vec::new(),
+        bare: false,
+    };
+    Ok((image, layer.warnings))
+}
+
+/// The container's own part of its root file system.
+fn root_file_system(
+    store: &Store,
+    dir: &Path,
+    image: &Image,
+    ids: Option<Ids>,
+    notes: &mut Vec<String>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Storage> {
+    let why_not = match ids {
+        Some(_) => store.cannot_overlay(&image.rootfs)?,
+        None => None,
+    };
+    let layer = open(&image.rootfs, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .with_context(|| format!("opening the image's tree `{}`", image.rootfs.display()))?;
+    let Some(why_not) = why_not else {
+        for part in ["upper", "work"] {
+            fs::DirBuilder::new().mode(0o755).create(dir.join(part)).with_context(|| format!("making `{part}`"))?;
+        }
+        // The overlay's root takes its mode from here.
+        let mode = rustix::fs::fstat(&layer)?.st_mode & 0o7777;
+        fs::set_permissions(dir.join("upper"), fs::Permissions::from_mode(mode)).context("making `upper`")?;
+        return Ok(Storage::Overlay);
+    };
+    notes.push(format!(
+        "{why_not}, so the whole image is copied with the container's ids: this takes longer and needs space"
+    ));
+    let rootfs = dir.join("rootfs");
+    fs::DirBuilder::new().mode(0o755).create(&rootfs).context("making `rootfs`")?;
+    let into = open(&rootfs, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let shift = ids.map_or(0, |ids| ids.start);
+    use std::os::fd::AsFd;
+    lazaret_image::copy_shifted(layer.as_fd(), into.as_fd(), shift, progress).context("copying the image")?;
+    Ok(Storage::Copy)
+}
+
+/// Gives a stopped container another name.
+pub fn rename(store: &Store, from: &Name, to: &Name) -> Result<()> {
+    store.require(from)?;
+    if from == to {
+        return Ok(());
+    }
+    // Always in the same order, or two renames could wait for each other.
+    let (first, second) = if from < to { (from, to) } else { (to, from) };
+    let (_first, _second) = (store.lock(first)?, store.lock(second)?);
+    recover_locked(store, from)?;
+    recover_locked(store, to)?;
+    store.require(from)?;
+    refuse_taken(store, to)?;
+    if store.is_kept(from)? {
+        return Err(error(format!("`{from}` is running"))
+            .kind(Kind::Running)
+            .hint(format!("stop it first: lazaret stop {from}")));
+    }
+    let _all = store.lock_all()?;
+    store.rename(from, to)?;
+    event::tell(store, from, What::Renamed, Some(to.to_string()));
+    Ok(())
+}
+
+/// Removes a container with all its files; with `force`, one that runs, too.
+pub fn destroy(store: &Store, name: &Name, force: bool) -> Result<()> {
+    store.require(name)?;
+    let lock = store.lock(name)?;
+    recover_locked(store, name)?;
+    store.require(name)?;
+    if store.is_kept(name)? {
+        if !force {
+            return Err(error(format!("`{name}` is running"))
+                .kind(Kind::Running)
+                .hint(format!("stop it first, or end and remove it in one go: lazaret destroy --force {name}")));
+        }
+        stop::kill(store, name)?;
+    }
+    // A container of `run` removes itself at its end.
+    if store.exists(name) {
+        remove(store, name)?;
+    }
+    drop(lock);
+    // A good moment to look after what others left.
+    collect(store)
+}
+
+/// Removes a container that does not run. The caller holds its lock or is its keeper.
+pub(crate) fn remove(store: &Store, name: &Name) -> Result<()> {
+    let removing = || format!("removing `{name}`");
+    let record = store.record(name);
+    let workshop = store.retire(name).with_context(removing)?;
+    // Its files bear no ids of their own, so the range can go before they are gone.
+    if let Ok(Record { ids: Some(ids), .. }) = record {
+        ids::release(store, ids).with_context(removing)?;
+    }
+    event::tell(store, name, What::Destroyed, None);
+    store.clear(workshop).with_context(removing)
+}

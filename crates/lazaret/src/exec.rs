@@ -1,0 +1,105 @@
+//! Commands in a running container.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use lazaret_base::{Error, Kind, Result, error};
+use lazaret_config::{Config, Name};
+use lazaret_runtime::attach::{self, Attached, Command, Target};
+use lazaret_runtime::cgroup;
+use lazaret_runtime::confine::Capabilities;
+use lazaret_runtime::host::Host;
+use lazaret_runtime::seccomp::Program;
+
+use crate::keeper::Ended;
+use crate::relay::{self, Ends};
+use crate::store::{Phase, RunState, Store};
+use crate::{process, start};
+
+/// A running container, looked at closely enough to act on it.
+pub(crate) struct Running {
+    pub(crate) state: RunState,
+    pub(crate) host: Host,
+    pub(crate) init: OwnedFd,
+    pub(crate) config: Config,
+}
+
+/// Looks; an error if it does not run.
+pub(crate) fn running(store: &Store, name: &Name) -> Result<Running> {
+    store.require(name)?;
+    let stopped = || {
+        error(format!("`{name}` is not running")).kind(Kind::Stopped).hint(format!("start it: lazaret start {name}"))
+    };
+    let state = match store.is_kept(name)? {
+        true => store.run_state(name)?.ok_or_else(stopped)?,
+        false => return Err(stopped()),
+    };
+    match state.phase {
+        Phase::Running => {}
+        Phase::Starting => {
+            return Err(error(format!("`{name}` is starting")).kind(Kind::Stopped).hint("try again in a moment"));
+        }
+        Phase::Stopping => return Err(error(format!("`{name}` is stopping")).kind(Kind::Stopped)),
+    }
+    let init =
+        process::open(state.init, state.init_started).map_err(|e: Error| e.context(format!("entering `{name}`")))?;
+    let config = store.running_config(name)?;
+    Ok(Running { state, host: Host::probe()?, init, config })
+}
+
+impl Running {
+    /// What attaching needs to know.
+    pub(crate) fn target(&self, store: &Store, name: &Name) -> Result<Target<'_>> {
+        let trees = &self.host.cgroups;
+        let filter = store.filter(name)?.map(|bytes| Program::from_bytes(&bytes)).transpose()?;
+        Ok(Target {
+            init: self.init.as_fd(),
+            user_ns: store.record(name)?.ids.is_some(),
+            time_ns: self.config.time.monotonic.is_some() || self.config.time.boottime.is_some(),
+            payload: self.state.group.payload(trees),
+            v1: trees.v1.iter().map(|mount| mount.join(&self.state.group.base)).collect(),
+            bounding: Capabilities(self.state.capabilities),
+            filter,
+            label: self.state.label.clone().map(|label| (self.host.label, label)),
+            no_new_privs: self.config.no_new_privs,
+        })
+    }
+}
+
+/// Runs a command and returns how it ended. Where the caller has a terminal, the command has one of the
+/// container's; files and pipes are handed in as they are.
+///
+/// `variable` looks up the caller's environment: TERM, and what the configuration lets in.
+pub fn exec(
+    store: &Store,
+    name: &Name,
+    command: &Command,
+    stdio: [BorrowedFd<'_>; 3],
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Ended> {
+    let running = running(store, name)?;
+    let payload = running.state.group.payload(&running.host.cgroups);
+    if cgroup::frozen(&payload) {
+        return Err(error(format!("`{name}` is frozen"))
+            .kind(Kind::Stopped)
+            .hint(format!("thaw it: lazaret unfreeze {name}")));
+    }
+    let with_terminal = relay::wants_terminal(stdio);
+    let mut environment: Vec<(String, String)> = Vec::new();
+    if with_terminal && let Some(term) = variable("TERM") {
+        environment.push(("TERM".into(), term));
+    }
+    environment.extend(start::passed(&running.config, variable));
+    environment.extend(running.config.env.clone());
+    environment.extend(command.environment.iter().cloned());
+    let command = Command { environment, ..command.clone() };
+    let target = running.target(store, name)?;
+
+    if with_terminal {
+        let Attached { child, terminal } = attach::attach(&target, &command, attach::Stdio::Terminal)?;
+        let terminal = terminal.ok_or_else(|| error("the command got no terminal"))?;
+        return relay::terminal(child.pidfd.as_fd(), stdio[0], stdio[1], terminal);
+    }
+    let ends = Ends::of(stdio)?;
+    let attached = attach::attach(&target, &command, attach::Stdio::Given(ends.for_command()))?;
+    ends.serve(attached.child.pidfd.as_fd())
+}

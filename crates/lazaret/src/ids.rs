@@ -1,0 +1,122 @@
+//! Id ranges: each container has 65536 ids of its own, shared with nobody.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use lazaret_base::{Context, Result, error};
+use lazaret_config::Name;
+use lazaret_runtime::idmap::COUNT;
+
+use crate::store::{Ids, Store};
+
+/// Ranges come from the upper part of what systemd sets aside for containers (UIDS-GIDS.md of systemd),
+/// away from where systemd-nspawn begins.
+const FIRST: u32 = 0x4000_0000;
+const LAST: u32 = 0x6fff_0000;
+
+/// A line of `/etc/subuid` or `/etc/subgid`: ids that root gave to a user (subuid(5)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// To whom, by name or number.
+    pub user: String,
+    /// First id.
+    pub start: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl Given {
+    /// Whether a container's range and this one have an id in common.
+    pub fn overlaps(&self, start: u32) -> bool {
+        u64::from(self.start) < u64::from(start) + u64::from(COUNT)
+            && u64::from(start) < u64::from(self.start) + u64::from(self.count)
+    }
+}
+
+/// What root gave to users. A line that makes no sense gives nothing.
+pub fn parse(text: &str) -> Vec<Given> {
+    let line = |line: &str| {
+        let mut fields = line.trim().split(':');
+        let (user, start, count) = (fields.next()?, fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        Some(Given { user: user.to_owned(), start, count })
+    };
+    text.lines().filter(|text| !text.trim_start().starts_with('#')).filter_map(line).collect()
+}
+
+/// Reads both files. Absent ones give nothing.
+pub fn given() -> Vec<Given> {
+    let both = ["/etc/subuid", "/etc/subgid"].map(|file| fs::read_to_string(file).unwrap_or_default());
+    both.iter().flat_map(|text| parse(text)).collect()
+}
+
+/// Takes the lowest free range for a container. The caller holds the lock of all.
+pub fn take(store: &Store, name: &Name) -> Result<Ids> {
+    let dir = store.ids();
+    let given = given();
+    let mut start = FIRST;
+    while start < LAST {
+        if !given.iter().any(|given| given.overlaps(start)) && note(&dir, start, name)? {
+            return Ok(Ids { start, count: COUNT });
+        }
+        start += COUNT;
+    }
+    Err(error("all id ranges are taken").hint("destroy containers that are not needed any more"))
+}
+
+/// Notes a range as taken; `false` if it is. The file's existence is the mark, its making the decision.
+fn note(dir: &Path, start: u32, name: &Name) -> Result<bool> {
+    let path = dir.join(start.to_string());
+    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+        Ok(mut file) => {
+            let written = file.write_all(name.as_str().as_bytes());
+            if written.is_err() {
+                let _ = fs::remove_file(&path);
+            }
+            written.with_context(|| format!("noting the id range {start}")).map(|()| true)
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(e).with_context(|| format!("noting the id range {start}")),
+    }
+}
+
+/// Gives a range back.
+pub fn release(store: &Store, ids: Ids) -> Result<()> {
+    match fs::remove_file(store.ids().join(ids.start.to_string())) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("giving the id range {} back", ids.start))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Gives ranges back whose container was never finished. The caller holds the lock of all.
+pub fn release_abandoned(store: &Store) -> Result<()> {
+    let mut taken: Vec<u32> = Vec::new();
+    for name in store.names()? {
+        taken.extend(store.record(&name)?.ids.map(|ids| ids.start));
+    }
+    for entry in fs::read_dir(store.ids()).context("listing the taken id ranges")? {
+        let entry = entry?;
+        let start = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+        if start.is_some_and(|start| !taken.contains(&start)) {
+            fs::remove_file(entry.path()).context("giving an abandoned id range back")?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_root_gave_to_a_user_are_not_taken() {
+        let given = parse("# comment\nann:100000:65536\nbob:1073741824:10\nbroken\n");
+        assert_eq!(given.len(), 2);
+        assert!(!given[0].overlaps(FIRST));
+        assert!(given[1].overlaps(FIRST));
+        assert!(!given[1].overlaps(FIRST + COUNT));
+    }
+}

@@ -1,0 +1,314 @@
+//! The keeper: one small process of one thread for each running container.
+//!
+//! It carries out the plan, then waits on events: the init's end, the console, clients, signals. It holds
+//! what must live as long as the container: its lock, its console, its cgroups. When it ends, however it
+//! ends, the container's init dies with it, and what it can't give back itself the next command gives back.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use lazaret_base::{Context, Error, Lock, Result, error};
+use lazaret_config::{Document, Name};
+use lazaret_runtime::cgroup;
+use lazaret_runtime::confine::Capabilities;
+use lazaret_runtime::host::Host;
+use lazaret_runtime::plan::{GuestStep, OurInit, Plan, Step};
+use lazaret_runtime::spawn::{self, Inject, Started, Victim};
+use lazaret_runtime::systemd::{self, Manager, Scope};
+use lazaret_sys::signal;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Signal, WaitId, WaitIdOptions, getpid, waitid};
+
+use crate::console::{Console, Log};
+use crate::event::{self, What};
+use crate::recover::clear_group;
+use crate::start::{Answer, Request, answer, group_of, read_request, spec};
+use crate::store::{Phase, Record, RunState, Store};
+use crate::{create, process, stop};
+
+/// The life of a keeper, as the process that [`crate::start`] makes: told on its standard input what to
+/// keep, it answers there. The exit status is for nobody.
+pub fn main() -> i32 {
+    let stdin = std::io::stdin();
+    let Ok(line) = rustix::io::fcntl_dupfd_cloexec(&stdin, 3) else { return 1 };
+    let told = rustix::io::fcntl_dupfd_cloexec(&line, 3).map(File::from);
+    let kept = told.map_err(Error::from).and_then(read_request).and_then(|request| begin(request, &line));
+    drop(line);
+    match kept {
+        Ok(()) => 0,
+        // The command has heard it.
+        Err(_) => 1,
+    }
+}
+
+/// Starts the container and, once it runs, keeps it.
+fn begin(request: Request, line: &OwnedFd) -> Result<()> {
+    let begun = (|| -> Result<(Keeper, Started)> {
+        // Away from the caller's terminal and session: it may end before the container does.
+        rustix::process::setsid()?;
+        let null = File::open("/dev/null")?;
+        rustix::stdio::dup2_stdin(&null)?;
+        rustix::process::umask(rustix::fs::Mode::from(0o077));
+        let inject = request.inject.as_ref().map(|(step, victim)| injection(*step, victim)).transpose()?;
+        let mut keeper = Keeper::take(&request)?;
+        let running = keeper.start(None, None, inject)?;
+        Ok((keeper, running))
+    })();
+    match begun {
+        Ok((mut keeper, running)) => {
+            answer(line, &Answer::Running(keeper.state.notes.clone()));
+            // What is heard of the line from here on is its end.
+            let _ = rustix::net::shutdown(line, rustix::net::Shutdown::Both);
+            keeper.keep(running).map(drop)
+        }
+        Err(e) => {
+            answer(line, &Answer::Failed(e.into()));
+            Err(error("told"))
+        }
+    }
+}
+
+fn injection(step: usize, victim: &str) -> Result<Inject> {
+    let victim = match victim {
+        "keeper" => Victim::Keeper,
+        "command" => Victim::Command,
+        "guest" => Victim::Guest,
+        "itself" => Victim::Itself,
+        other => return Err(error(format!("nobody is called `{other}` here"))),
+    };
+    Ok(Inject { step, victim })
+}
+
+/// How process 1 ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself, with this status.
+    Exited(i32),
+    /// By this signal. A reboot from inside looks like SIGHUP, a power-off like SIGINT (reboot(2)).
+    Killed(i32),
+}
+
+impl Ended {
+    /// As a shell would put it: the status, or 128 plus the signal.
+    pub fn status(self) -> i32 {
+        match self {
+            Ended::Exited(status) => status,
+            Ended::Killed(signal) => 128 + signal,
+        }
+    }
+
+    /// Of `pidfd`, once it is readable.
+    pub(crate) fn of(pidfd: BorrowedFd<'_>) -> Result<Ended> {
+        let status = loop {
+            match waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
+                Err(Errno::INTR) => {}
+                other => break other.context("waiting for process 1")?,
+            }
+        };
+        let status = status.ok_or_else(|| error("process 1 ended without a status"))?;
+        Ok(match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Ended::Exited(code),
+            (None, Some(signal)) => Ended::Killed(signal),
+            (None, None) => Ended::Exited(255),
+        })
+    }
+}
+
+/// A container with the right to start it.
+pub(crate) struct Keeper {
+    store: Store,
+    name: Name,
+    record: Record,
+    document: Document,
+    host: Host,
+    environment: Vec<(String, String)>,
+    state: RunState,
+    listener: OwnedFd,
+    /// While this is held, others know that somebody stands behind the container.
+    _alive: Lock,
+}
+
+impl Keeper {
+    /// Takes the container; from here on others know that somebody stands behind it.
+    pub(crate) fn take(request: &Request) -> Result<Keeper> {
+        let store = match &request.root {
+            Some(root) => Store::at(root)?,
+            None => Store::system(),
+        };
+        let name = request.name.clone();
+        let alive = store.keep(&name)?.ok_or_else(|| crate::start::already(&name))?;
+        let (record, document) = (store.record(&name)?, store.document(&name)?);
+        let host = Host::probe()?;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let state = RunState {
+            phase: Phase::Starting,
+            keeper: getpid().as_raw_nonzero().get(),
+            init: 0,
+            init_started: 0,
+            since,
+            group: group_of(&store, &name, &host),
+            capabilities: Capabilities::of(document.config()).0,
+            label: None,
+            notes: Vec::new(),
+        };
+        let listener = crate::console::listen(&store, &name)?;
+        let environment = request.environment.clone();
+        Ok(Keeper { store, name, record, document, host, environment, state, listener, _alive: alive })
+    }
+
+    /// Carries out the plan. On failure nothing is left of it, and nobody keeps the container any more.
+    pub(crate) fn start(
+        &mut self,
+        ours: Option<OurInit>,
+        stdio: Option<[BorrowedFd<'_>; 3]>,
+        inject: Option<Inject>,
+    ) -> Result<Started> {
+        let started = self.try_start(ours, stdio, inject);
+        if started.is_err() {
+            let _ = self.give_back();
+        }
+        started
+    }
+
+    fn try_start(
+        &mut self,
+        ours: Option<OurInit>,
+        stdio: Option<[BorrowedFd<'_>; 3]>,
+        inject: Option<Inject>,
+    ) -> Result<Started> {
+        // Recorded before anything is made: whoever cleans up after us finds it here.
+        self.record_state(Phase::Starting, What::Starting, None)?;
+        if let Some(scope) = self.state.group.scope.clone() {
+            self.enter_scope(&scope)?;
+        }
+        let config = self.document.config().clone();
+        let group = self.state.group.clone();
+        let spec = spec(&self.store, &self.name, config, &self.record, group, ours, self.environment.clone());
+        let plan = Plan::compile(&spec, &self.host)?;
+        self.record_confinement(&plan)?;
+        let owner = self.record.ids.map_or(0, |ids| ids.start);
+        let started = spawn::start(spawn::Start { plan: &plan, owner, stdio, inject })?;
+        self.state.init = started.init.pid.as_raw_nonzero().get();
+        self.state.init_started = process::started(started.init.pid).unwrap_or_default();
+        self.record_state(Phase::Running, What::Running, None)?;
+        Ok(started)
+    }
+
+    /// What the plan says that commands in the running container need to know again.
+    fn record_confinement(&mut self, plan: &Plan) -> Result<()> {
+        for step in &plan.steps {
+            match step {
+                Step::Guest(GuestStep::Filter(program)) => self.store.write_filter(&self.name, &program.to_bytes())?,
+                Step::Guest(GuestStep::Label { label, .. }) => self.state.label = Some(label.clone()),
+                _ => {}
+            }
+        }
+        self.store.write_running(&self.name, &self.document)
+    }
+
+    fn record_state(&mut self, phase: Phase, what: What, detail: Option<String>) -> Result<()> {
+        self.state.phase = phase;
+        self.store.write_run_state(&self.name, &self.state)?;
+        event::tell(&self.store, &self.name, what, detail);
+        Ok(())
+    }
+
+    /// Where systemd owns the cgroup tree, a scope is asked of it; inside, this process and the container are
+    /// in groups of their own, since a group that hands controllers on may have no processes.
+    fn enter_scope(&mut self, unit: &str) -> Result<()> {
+        const DEADLINE: Duration = Duration::from_secs(20);
+        let me = self.state.keeper as u32;
+        let description = format!("Container {}", self.name);
+        let scope = Scope { unit, slice: "lazaret.slice", description: &description, pids: &[me], properties: &[] };
+        let manager = Manager::system();
+        let path = systemd::start_scope(&manager, &scope, DEADLINE).or_else(|e| match e.what() {
+            // A scope that a dead keeper left.
+            lazaret_base::Kind::Exists => {
+                systemd::stop_unit(&manager, unit, DEADLINE)?;
+                systemd::start_scope(&manager, &scope, DEADLINE)
+            }
+            _ => Err(e),
+        })?;
+        self.state.group.base = path.trim_start_matches('/').to_owned();
+        self.store.write_run_state(&self.name, &self.state)?;
+        let mine = self.host.cgroups.v2.join(&self.state.group.base).join("keeper");
+        cgroup::make(&mine)?;
+        cgroup::write(&mine.join("cgroup.procs"), "0").context("moving the keeper into a group of its own")
+    }
+
+    /// Keeps a started container until its end, through reboots from inside.
+    pub(crate) fn keep(&mut self, started: Started) -> Result<Ended> {
+        let mut started = started;
+        loop {
+            let ended = self.attend(&started)?;
+            drop(started);
+            let reboot = ended == Ended::Killed(Signal::HUP.as_raw());
+            self.record_state(Phase::Stopping, What::Stopping, Some(in_words(ended)))?;
+            if !reboot {
+                self.give_back()?;
+                return Ok(ended);
+            }
+            clear_group(&self.state.group, &self.host.cgroups)?;
+            // What was changed while it ran holds from now on.
+            self.document = self.store.document(&self.name)?;
+            started = self.start(None, None, None)?;
+        }
+    }
+
+    /// Waits on events until process 1 has ended.
+    fn attend(&self, started: &Started) -> Result<Ended> {
+        let signals = signal::watch(&[Signal::TERM.as_raw(), Signal::INT.as_raw(), Signal::HUP.as_raw()])?;
+        let log = Log::open(&self.store, &self.name, self.document.config().console_log.bytes());
+        let mut console = Console::new(&started.console, log)?;
+        loop {
+            let mut fds = vec![
+                PollFd::new(&started.init.pidfd, PollFlags::IN),
+                PollFd::new(&signals, PollFlags::IN),
+                PollFd::new(&self.listener, PollFlags::IN),
+            ];
+            let fixed = fds.len();
+            console.watch(&mut fds);
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(e).context("waiting for events"),
+            }
+            let ready: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+            drop(fds);
+            console.serve(&ready[fixed..]);
+            if !ready[2].is_empty() {
+                console.accept(self.listener.as_fd());
+            }
+            if !ready[1].is_empty() && signal::next(signals.as_fd())?.is_some() {
+                // The host goes down, or somebody wants us gone: the container is asked to end first.
+                stop::in_background(&self.store, &self.name)?;
+            }
+            if !ready[0].is_empty() {
+                console.drain();
+                return Ended::of(started.init.pidfd.as_fd());
+            }
+        }
+    }
+
+    /// Gives back everything that the run used. Does as much as it can, and says what it could not.
+    pub(crate) fn give_back(&mut self) -> Result<()> {
+        let cleared = clear_group(&self.state.group, &self.host.cgroups);
+        let forgotten = self.store.forget_run(&self.name);
+        event::tell(&self.store, &self.name, What::Stopped, None);
+        let removed = match self.record.ephemeral {
+            true => create::remove(&self.store, &self.name),
+            false => Ok(()),
+        };
+        cleared.and(forgotten).and(removed)
+    }
+}
+
+fn in_words(ended: Ended) -> String {
+    match ended {
+        Ended::Exited(status) => format!("status {status}"),
+        Ended::Killed(1) => "reboot".into(),
+        Ended::Killed(2) => "power-off".into(),
+        Ended::Killed(signal) => format!("signal {signal}"),
+    }
+}

@@ -1,0 +1,139 @@
+//! Changing what a container may use, while it runs and for the next time.
+
+use lazaret_base::{Context, Result};
+use lazaret_config::{Config, Document, Name, live_changes};
+use lazaret_runtime::cgroup::{self, Limit};
+
+use crate::exec::running;
+use crate::recover::recover_locked;
+use crate::store::Store;
+
+/// What became of a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Keys that hold from now on.
+    pub live: Vec<&'static str>,
+    /// Keys that hold from the next start on.
+    pub at_next_start: Vec<&'static str>,
+}
+
+/// Edits a container's configuration, and the limits of one that runs. All of it, or nothing: a limit that
+/// the kernel refuses takes the others back, and the file stays as it was.
+pub fn edit(store: &Store, name: &Name, edit: impl FnOnce(&mut Document) -> Result<()>) -> Result<Changed> {
+    store.require(name)?;
+    let _lock = store.lock(name)?;
+    recover_locked(store, name)?;
+    let mut document = store.document(name)?;
+    let before = document.config().clone();
+    edit(&mut document)?;
+    refuse_other_image(&before, document.config())?;
+    let changed = apply(store, name, &document)?;
+    store.write_document(name, &document)?;
+    Ok(changed)
+}
+
+/// Replaces the whole configuration by one that a person wrote. What was there may make no sense.
+pub fn replace(store: &Store, name: &Name, document: &Document) -> Result<Changed> {
+    store.require(name)?;
+    let _lock = store.lock(name)?;
+    recover_locked(store, name)?;
+    if let Ok(before) = store.document(name) {
+        refuse_other_image(before.config(), document.config())?;
+    }
+    let changed = apply(store, name, document)?;
+    store.write_document(name, document)?;
+    Ok(changed)
+}
+
+/// The image is what a container was made of: another one makes another container.
+fn refuse_other_image(before: &Config, after: &Config) -> Result<()> {
+    if before.image == after.image && before.privileged == after.privileged {
+        return Ok(());
+    }
+    let key = if before.image == after.image { "privileged" } else { "image" };
+    Err(lazaret_base::error(format!("`{key}` can't be changed once the container is made"))
+        .kind(lazaret_base::Kind::Invalid)
+        .hint(format!("make a new one: lazaret create NAME --set {key}=…")))
+}
+
+fn apply(store: &Store, name: &Name, document: &Document) -> Result<Changed> {
+    let wanted = document.config();
+    let Ok(running) = running(store, name) else { return Ok(Changed::default()) };
+    let in_force = store.running_config(name)?;
+    let (live, at_next_start) = live_changes(&in_force, wanted);
+    let (group, trees) = (&running.state.group, &running.host.cgroups);
+    let mut to_write = cgroup::limits(wanted, Some(&in_force), group, trees)?;
+    to_write.extend(cgroup::io_limits(wanted, &in_force.io, group, trees)?);
+    if let Err((at, e)) = write_all(&to_write) {
+        let mut back = cgroup::limits(&in_force, Some(wanted), group, trees)?;
+        back.extend(cgroup::io_limits(&in_force, &wanted.io, group, trees)?);
+        // As far as it goes: what the kernel held before, it takes again.
+        let _ = write_all(&back);
+        return Err(e).with_context(|| format!("limiting `{name}`: the kernel refuses `{}`", to_write[at].value));
+    }
+    // What needs a restart is not in force, and the record of what is must not say so.
+    let mut now = in_force.clone();
+    for key in &live {
+        take_over(&mut now, wanted, key);
+    }
+    store.write_running_config(name, &now)?;
+    Ok(Changed { live, at_next_start })
+}
+
+fn write_all(limits: &[Limit]) -> std::result::Result<(), (usize, lazaret_base::Error)> {
+    // Memory and memory with swap bound each other on v1: which goes first depends on which way they go,
+    // so what is refused once is tried again after the others.
+    let mut refused = Vec::new();
+    for (at, limit) in limits.iter().enumerate() {
+        if cgroup::write(&limit.file, &limit.value).is_err() {
+            refused.push(at);
+        }
+    }
+    refused.into_iter().try_for_each(|at| cgroup::write(&limits[at].file, &limits[at].value).map_err(|e| (at, e)))
+}
+
+/// Copies one key. A key that the table calls live and this does not know would show as not in force.
+fn take_over(now: &mut Config, wanted: &Config, key: &str) {
+    let wanted = wanted.clone();
+    match key {
+        "description" => now.description = wanted.description,
+        "memory" => now.memory = wanted.memory,
+        "swap" => now.swap = wanted.swap,
+        "cpus" => now.cpus = wanted.cpus,
+        "cpu_weight" => now.cpu_weight = wanted.cpu_weight,
+        "cpuset" => now.cpuset = wanted.cpuset,
+        "pids" => now.pids = wanted.pids,
+        "io" => now.io = wanted.io,
+        "io_weight" => now.io_weight = wanted.io_weight,
+        "env" => now.env = wanted.env,
+        "env_pass" => now.env_pass = wanted.env_pass,
+        "stop_timeout" => now.stop_timeout = wanted.stop_timeout,
+        "stop_signal" => now.stop_signal = wanted.stop_signal,
+        _ => {}
+    }
+}
+
+/// The keys of [`take_over`], checked against the table.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_live_key_is_taken_over() {
+        for key in lazaret_config::keys().iter().filter(|key| key.live) {
+            let mut wanted = Document::create("t", []).unwrap();
+            // Its own example differs from the default.
+            let text = match key.entries {
+                Some(_) => format!("[{}]\n{}\n", key.name, key.example),
+                None => format!("memory = \"1G\"\n{}\n", key.example).replace("memory = \"1G\"\nmemory", "memory"),
+            };
+            wanted = Document::parse("t", &text).unwrap_or_else(|e| panic!("{}: {e}\n{wanted}", key.name));
+            let mut now = Config { memory: wanted.config().memory, ..Config::default() };
+            if key.name == "memory" {
+                now.memory = None;
+            }
+            take_over(&mut now, wanted.config(), key.name);
+            assert_eq!(&now, wanted.config(), "{}", key.name);
+        }
+    }
+}

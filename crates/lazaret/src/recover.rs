@@ -1,0 +1,65 @@
+//! What killed processes left behind is taken away by the next command.
+
+use std::time::Duration;
+
+use lazaret_base::Result;
+use lazaret_config::Name;
+use lazaret_runtime::cgroup::{self, Group, Hierarchies};
+
+use crate::create;
+use crate::event::{self, What};
+use crate::ids;
+use crate::store::Store;
+
+/// How long processes that were just killed may take to be gone.
+pub(crate) const LAST_BREATH: Duration = Duration::from_secs(10);
+
+/// Cleans up after keepers that are no more: their containers' processes, cgroups and files.
+///
+/// Costs a directory listing if there is nothing to do.
+pub fn recover(store: &Store) -> Result<()> {
+    for name in store.running_names()? {
+        recover_one(store, &name)?;
+    }
+    Ok(())
+}
+
+/// The same for one container, unless another command is at work on it, which will see to it itself.
+fn recover_one(store: &Store, name: &Name) -> Result<()> {
+    match store.try_lock(name)? {
+        Some(_lock) => recover_locked(store, name),
+        None => Ok(()),
+    }
+}
+
+/// The same for a command that holds the container's lock.
+pub(crate) fn recover_locked(store: &Store, name: &Name) -> Result<()> {
+    if !store.run_dir_exists(name) || store.is_kept(name)? {
+        return Ok(());
+    }
+    // With this in hand we are what the keeper would be: nobody else begins or ends here.
+    let Some(_alive) = store.keep(name)? else { return Ok(()) };
+    if let Some(state) = store.run_state(name)? {
+        clear_group(&state.group, &Hierarchies::probe()?)?;
+    }
+    let ephemeral = store.exists(name) && store.record(name)?.ephemeral;
+    store.forget_run(name)?;
+    event::tell(store, name, What::Stopped, Some("its keeper was gone".into()));
+    if ephemeral {
+        create::remove(store, name)?;
+    }
+    Ok(())
+}
+
+/// Ends what is left in a group and removes it.
+pub(crate) fn clear_group(group: &Group, trees: &Hierarchies) -> Result<()> {
+    cgroup::kill(&group.payload(trees), LAST_BREATH)?;
+    cgroup::remove(group, trees)
+}
+
+/// Takes away what killed commands left half-made: trees and id ranges. Takes the lock of all.
+pub fn collect(store: &Store) -> Result<()> {
+    let _all = store.lock_all()?;
+    store.clear_abandoned()?;
+    ids::release_abandoned(store)
+}

@@ -1,0 +1,117 @@
+//! A container for one command: made, run and removed by the caller itself, who is its keeper.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use lazaret_base::{Result, error};
+use lazaret_config::{Document, Name};
+use lazaret_image::Progress;
+use lazaret_runtime::plan::OurInit;
+use lazaret_runtime::spawn::Started;
+
+use crate::create::{Create, create};
+use crate::keeper::{Ended, Keeper};
+use crate::relay::{self, Ends};
+use crate::start::{Request, passed};
+use crate::store::Store;
+
+/// What to run.
+pub struct Run<'a> {
+    /// The container's name; a free one is found if there is none.
+    pub name: Option<Name>,
+    /// Its configuration.
+    pub document: &'a Document,
+    /// The command and its arguments.
+    pub command: Vec<String>,
+    /// Who runs it, by the container's own files.
+    pub user: Option<String>,
+    /// Where.
+    pub cwd: Option<String>,
+    /// Whether the container stays when the command has ended.
+    pub keep: bool,
+    /// Its variables, beside those of the configuration.
+    pub environment: Vec<(String, String)>,
+}
+
+/// Runs it. How the command ended comes back, with the container's name.
+pub fn run(
+    store: &Store,
+    run: Run<'_>,
+    stdio: [BorrowedFd<'_>; 3],
+    variable: impl Fn(&str) -> Option<String>,
+    progress: &mut dyn FnMut(Progress),
+    notes: &mut dyn FnMut(&str),
+) -> Result<(Ended, Name)> {
+    store.prepare()?;
+    let name = match run.name {
+        Some(name) => name,
+        None => free_name(store)?,
+    };
+    let created = create(store, &Create { name: &name, document: run.document, ephemeral: !run.keep }, progress)?;
+    created.notes.iter().for_each(|note| notes(note));
+
+    let with_terminal = relay::wants_terminal(stdio);
+    let mut environment = passed(run.document.config(), &variable);
+    if with_terminal && let Some(term) = variable("TERM") {
+        environment.push(("TERM".into(), term));
+    }
+    environment.extend(run.environment);
+    let request = Request { root: store.root().map(Into::into), name: name.clone(), environment, inject: None };
+    let ours = OurInit {
+        command: run.command,
+        user: run.user,
+        cwd: run.cwd,
+        inherit_stdio: !with_terminal,
+        terminal: with_terminal,
+    };
+    let ended = attend(store, &name, &request, ours, stdio, !run.keep)?;
+    Ok((ended, name))
+}
+
+fn attend(
+    store: &Store,
+    name: &Name,
+    request: &Request,
+    ours: OurInit,
+    stdio: [BorrowedFd<'_>; 3],
+    ephemeral: bool,
+) -> Result<Ended> {
+    let lock = store.lock(name)?;
+    let mut keeper = match Keeper::take(request) {
+        Ok(keeper) => keeper,
+        Err(e) => {
+            if ephemeral {
+                let _ = crate::create::remove(store, name);
+            }
+            return Err(e);
+        }
+    };
+    let with_terminal = ours.terminal;
+    let ended = if with_terminal {
+        let Started { init, console } = keeper.start(Some(ours), None, None)?;
+        drop(lock);
+        relay::terminal(init.pidfd.as_fd(), stdio[0], stdio[1], console)
+    } else {
+        let ends = Ends::of(stdio)?;
+        let started = keeper.start(Some(ours), Some(ends.for_command()), None)?;
+        drop(lock);
+        ends.serve(started.init.pidfd.as_fd())
+    };
+    let given_back = keeper.give_back();
+    let ended = ended?;
+    given_back?;
+    Ok(ended)
+}
+
+/// `run-` and six letters that no container has yet.
+fn free_name(store: &Store) -> Result<Name> {
+    for _ in 0..100 {
+        let mut random = [0u8; 6];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        let letters: String = random.iter().map(|byte| char::from(b'a' + byte % 26)).collect();
+        let name: Name = format!("run-{letters}").parse()?;
+        if !store.exists(&name) {
+            return Ok(name);
+        }
+    }
+    Err(error("no free name was found").hint("name the container yourself: --name NAME"))
+}

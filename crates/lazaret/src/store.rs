@@ -1,0 +1,621 @@
+//! Where everything is kept. Nothing outside this file knows a path under the state directories.
+//!
+//! ```text
+//! STATE/containers/NAME/   container.toml record.json upper/ work/ (or rootfs/) console.log
+//! STATE/images/            the image store
+//! STATE/ids/START          a taken id range; the file holds the container's name
+//! STATE/tmp/               what is being made or removed
+//! RUN/containers/NAME/     alive (locked by the keeper) state.json control scratch/ running.toml filter
+//! RUN/locks/NAME           one command at a time
+//! RUN/events               one line of JSON for each event
+//! ```
+
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use lazaret_base::{Context, Error, Kind, Lock, Result, error, read_bounded, write_atomic};
+use lazaret_config::{Config, Document, IdRange, Name};
+use lazaret_runtime::cgroup::Group;
+use lazaret_runtime::plan::{Bind, Root};
+use rustix::fs::{Mode, OFlags, open};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The state of one installation. Two installations share nothing but the kernel.
+#[derive(Clone, Debug)]
+pub struct Store {
+    state: PathBuf,
+    run: PathBuf,
+    /// What cgroups and units of this installation's containers are called, before their names.
+    prefix: String,
+}
+
+/// The version of the files that are written now. A higher one on disk is refused, not guessed at.
+const FORMAT: u32 = 1;
+const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
+/// No file of ours is longer.
+const LONGEST_FILE: usize = 1 << 20;
+
+/// What a container was made of. Written once, at its creation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of this file.
+    pub format: u32,
+    /// What it was made from.
+    pub image: Image,
+    /// Its ids on the host; `None` for a privileged container.
+    pub ids: Option<Ids>,
+    /// How its root file system is kept.
+    pub storage: Storage,
+    /// When it was created, in seconds since 1970.
+    pub created: u64,
+    /// Whether it goes when it stops.
+    pub ephemeral: bool,
+}
+
+/// An image, as a container remembers it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Image {
+    /// As the user named it.
+    pub name: String,
+    /// How the image store finds it again.
+    pub layer: String,
+    /// Its tree.
+    pub rootfs: PathBuf,
+    /// Directories of the host that belong to it, read-only.
+    pub binds: Vec<ImageBind>,
+    /// Whether it has no init by nature, so that ours is its init.
+    pub bare: bool,
+}
+
+/// A directory of the host that belongs to an image.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageBind {
+    /// Where it is.
+    pub source: PathBuf,
+    /// Where it appears inside.
+    pub target: PathBuf,
+}
+
+/// An id range, as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ids {
+    /// First id on the host.
+    pub start: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl From<Ids> for IdRange {
+    fn from(ids: Ids) -> IdRange {
+        IdRange { start: ids.start, count: ids.count }
+    }
+}
+
+/// How a root file system is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// The image's layer under a layer of the container's own, both with plain ids.
+    Overlay,
+    /// A copy of the image with the container's ids: for file systems that know no id maps.
+    Copy,
+}
+
+/// Where a running container is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// The plan is being carried out.
+    Starting,
+    /// Its init executes.
+    Running,
+    /// Its processes have ended and what they used is being given back.
+    Stopping,
+}
+
+/// What the keeper writes about the container it keeps.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunState {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The keeper's process id.
+    pub keeper: i32,
+    /// Process 1, as the host knows it; 0 before there is one.
+    pub init: i32,
+    /// When process 1 was made, in clock ticks since boot: with the id it names one process for ever.
+    pub init_started: u64,
+    /// When the container was started, in milliseconds since 1970.
+    pub since: u64,
+    /// Its cgroups.
+    pub group: Group,
+    /// Its bounding set.
+    pub capabilities: u64,
+    /// Its label, if it runs under one.
+    pub label: Option<String>,
+    /// What could not be done as wished, one sentence each.
+    pub notes: Vec<String>,
+}
+
+impl Store {
+    /// The installation of this machine's root.
+    pub fn system() -> Store {
+        Store { state: "/var/lib/lazaret".into(), run: "/run/lazaret".into(), prefix: String::new() }
+    }
+
+    /// An installation of its own in one directory.
+    pub fn at(root: &Path) -> Result<Store> {
+        let root = std::path::absolute(root).with_context(|| format!("making sense of `{}`", root.display()))?;
+        // FNV-1a: names of this installation's cgroups differ from any other's.
+        let hash = root
+            .as_os_str()
+            .as_bytes()
+            .iter()
+            .fold(0x811c_9dc5u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+        Ok(Store { run: root.join("run"), state: root, prefix: format!("{hash:08x}.") })
+    }
+
+    /// The directory that was given for it, if one was: what a re-executed process must be told.
+    pub fn root(&self) -> Option<&Path> {
+        (!self.prefix.is_empty()).then_some(&*self.state)
+    }
+
+    /// What the units of this installation begin with.
+    pub(crate) fn unit_prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The name of a container's cgroup and unit.
+    pub fn unit(&self, name: &Name) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Makes the directories that everything else expects. Cheap when they are there.
+    pub fn prepare(&self) -> Result<()> {
+        if self.run.join("locks").is_dir() && self.state.join("tmp").is_dir() {
+            return Ok(());
+        }
+        let dirs = ["containers", "ids", "tmp"].map(|d| self.state.join(d));
+        for dir in dirs.iter().chain(&["containers", "locks"].map(|d| self.run.join(d))) {
+            make_private(dir)?;
+        }
+        // Made with the umask's and not the mode's parents: only root may look inside.
+        fs::set_permissions(&self.state, fs::Permissions::from_mode(0o700))
+            .and_then(|()| fs::set_permissions(&self.run, fs::Permissions::from_mode(0o700)))
+            .with_context(|| format!("closing `{}` to others", self.state.display()))
+            .hint("only root can keep containers; try with sudo")
+    }
+
+    /// The image store.
+    pub fn images(&self) -> Result<lazaret_image::Store> {
+        lazaret_image::Store::open(&self.state.join("images"))
+    }
+
+    /// The state directory, for looking at its file system.
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.state
+    }
+
+    /// Where events are written.
+    pub(crate) fn events(&self) -> PathBuf {
+        self.run.join("events")
+    }
+
+    // --- locks ---
+
+    /// One command at a time changes a container. Waits for the other to finish.
+    pub fn lock(&self, name: &Name) -> Result<Lock> {
+        Lock::wait(&self.run.join("locks").join(name.as_str()))
+    }
+
+    /// The same, but `None` if another command has it.
+    pub(crate) fn try_lock(&self, name: &Name) -> Result<Option<Lock>> {
+        Lock::try_take(&self.run.join("locks").join(name.as_str()))
+    }
+
+    /// One process at a time changes what containers share: ids and names.
+    pub(crate) fn lock_all(&self) -> Result<Lock> {
+        // No container can be called this: a name starts with a letter or a digit.
+        Lock::wait(&self.run.join("locks").join(".all"))
+    }
+
+    // --- containers on disk ---
+
+    /// The names of all containers, sorted.
+    pub fn names(&self) -> Result<Vec<Name>> {
+        names_in(&self.state.join("containers"))
+    }
+
+    /// Names that have something at run time, whether or not a keeper still stands behind it.
+    pub(crate) fn running_names(&self) -> Result<Vec<Name>> {
+        names_in(&self.run.join("containers"))
+    }
+
+    /// Whether there is a container of that name.
+    pub fn exists(&self, name: &Name) -> bool {
+        self.container(name).join("record.json").exists()
+    }
+
+    /// An error if there is none, with the names that come close.
+    pub fn require(&self, name: &Name) -> Result<()> {
+        if self.exists(name) {
+            return Ok(());
+        }
+        let names = self.names().unwrap_or_default();
+        let hint = match names.iter().find(|known| close(known.as_str(), name.as_str())) {
+            Some(known) => format!("did you mean `{known}`?"),
+            None if names.is_empty() => format!("there is none yet; make it: lazaret create {name}"),
+            None => "`lazaret list` shows those there are".to_owned(),
+        };
+        Err(error(format!("there is no container `{name}`")).kind(Kind::NotFound).hint(hint))
+    }
+
+    fn container(&self, name: &Name) -> PathBuf {
+        self.state.join("containers").join(name.as_str())
+    }
+
+    /// What the container was made of.
+    pub fn record(&self, name: &Name) -> Result<Record> {
+        self.require(name)?;
+        let record: Record = read_json(&self.container(name).join("record.json"))?;
+        if record.format > FORMAT {
+            return Err(error(format!("`{name}` was written by a newer version (format {})", record.format))
+                .hint("use that version, or a newer one"));
+        }
+        Ok(record)
+    }
+
+    /// What the user wants of the container, as text that can be edited.
+    pub fn document(&self, name: &Name) -> Result<Document> {
+        self.require(name)?;
+        let path = self.container(name).join("container.toml");
+        let bytes = read(&path)?;
+        let shown = "container.toml";
+        let text = lazaret_config::decode(shown, &bytes).map_err(Error::from)?;
+        Document::parse(shown, text)
+            .map_err(|faults| Error::from(faults).hint(format!("mend it: lazaret config {name} edit")))
+    }
+
+    /// The text of the configuration, sound or not.
+    pub fn document_text(&self, name: &Name) -> Result<String> {
+        self.require(name)?;
+        Ok(String::from_utf8_lossy(&read(&self.container(name).join("container.toml"))?).into_owned())
+    }
+
+    /// Writes the configuration, all or nothing.
+    pub fn write_document(&self, name: &Name, document: &Document) -> Result<()> {
+        write_atomic(&self.container(name).join("container.toml"), document.to_string().as_bytes())
+    }
+
+    /// Where an editor finds the configuration.
+    pub fn document_path(&self, name: &Name) -> PathBuf {
+        self.container(name).join("container.toml")
+    }
+
+    /// The console's log and the one before it.
+    pub fn console_logs(&self, name: &Name) -> [PathBuf; 2] {
+        [self.container(name).join("console.log.1"), self.container(name).join("console.log")]
+    }
+
+    /// Whether the file systems here can do what overlays with id maps need: tried once, then remembered.
+    ///
+    /// `Ok(None)` if they can, else why not.
+    pub(crate) fn cannot_overlay(&self, layer: &Path) -> Result<Option<String>> {
+        for path in [self.state.as_path(), layer] {
+            let device = rustix::fs::stat(path).with_context(|| format!("looking at `{}`", path.display()))?.st_dev;
+            let known = self.state.join("overlay-works").join(device.to_string());
+            if known.exists() {
+                continue;
+            }
+            if !lazaret_runtime::idmap::supported(path)? {
+                return Ok(Some(format!("the file system of `{}` can't be id-mapped", path.display())));
+            }
+            let _ = make_private(&self.state.join("overlay-works")).and_then(|()| Ok(fs::write(&known, "")?));
+        }
+        let own = rustix::fs::statfs(&self.state).context("looking at the state directory")?;
+        if own.f_type as u64 == OVERLAYFS_SUPER_MAGIC {
+            return Ok(Some("the state directory is on an overlay itself".into()));
+        }
+        Ok(None)
+    }
+
+    /// The root file system, as the plan wants it.
+    pub(crate) fn root_of(&self, name: &Name, record: &Record) -> Root {
+        match record.storage {
+            Storage::Overlay => Root::Overlay {
+                layers: vec![record.image.rootfs.clone()],
+                own: self.container(name),
+                volatile: record.ephemeral,
+            },
+            Storage::Copy => Root::Directory(self.container(name).join("rootfs")),
+        }
+    }
+
+    /// Publishes a container that was made in a directory of [`Store::workshop`]: from here on it exists.
+    pub(crate) fn publish(&self, made: &Path, name: &Name) -> Result<()> {
+        let to = self.container(name);
+        rustix::fs::renameat_with(rustix::fs::CWD, made, rustix::fs::CWD, &to, rustix::fs::RenameFlags::NOREPLACE)
+            .with_context(|| format!("naming the new container `{name}`"))
+    }
+
+    /// Gives a container another name.
+    pub(crate) fn rename(&self, from: &Name, to: &Name) -> Result<()> {
+        self.publish(&self.container(from), to)
+    }
+
+    /// A new, empty directory to make something in; left behind, the next command removes it.
+    pub(crate) fn workshop(&self, what: &str) -> Result<Workshop> {
+        let made = self.state.join("tmp").join(format!("{what}-{}", std::process::id()));
+        make_private(&made)?;
+        let lock =
+            Lock::try_take(&self.lock_of_workshop(&made))?.ok_or_else(|| error("a directory of our own is locked"))?;
+        Ok(Workshop { path: made, lock })
+    }
+
+    fn lock_of_workshop(&self, made: &Path) -> PathBuf {
+        made.with_extension("lock")
+    }
+
+    /// A place for the copy of a file that a person edits; the next command removes it.
+    pub fn editing_directory(&self) -> Result<Workshop> {
+        self.workshop("edit")
+    }
+
+    /// Takes a container out of sight; what was its directory is left to be removed.
+    pub(crate) fn retire(&self, name: &Name) -> Result<Workshop> {
+        let workshop = self.workshop("gone")?;
+        let from = self.container(name);
+        rustix::fs::rename(&from, workshop.path.join("container"))
+            .with_context(|| format!("taking `{name}` out of sight"))?;
+        Ok(workshop)
+    }
+
+    /// Removes a workshop with all that is in it.
+    pub(crate) fn clear(&self, workshop: Workshop) -> Result<()> {
+        remove(&self.state.join("tmp"), &workshop.path)?;
+        let _ = fs::remove_file(self.lock_of_workshop(&workshop.path));
+        drop(workshop.lock);
+        Ok(())
+    }
+
+    /// Removes what killed processes left half-made or half-removed.
+    pub(crate) fn clear_abandoned(&self) -> Result<()> {
+        for entry in fs::read_dir(self.state.join("tmp")).context("looking for what was left half-done")? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "lock") {
+                continue;
+            }
+            let lock_path = self.lock_of_workshop(&path);
+            if let Some(_lock) = Lock::try_take(&lock_path)? {
+                remove(&self.state.join("tmp"), &path)?;
+                let _ = fs::remove_file(&lock_path);
+            }
+        }
+        // Whoever is removing one of these right now is helped, not hindered.
+        for entry in fs::read_dir(self.run.join("gone")).into_iter().flatten() {
+            remove(&self.run.join("gone"), &entry?.path())?;
+        }
+        Ok(())
+    }
+
+    // --- ids ---
+
+    /// Where taken id ranges are noted.
+    pub(crate) fn ids(&self) -> PathBuf {
+        self.state.join("ids")
+    }
+
+    // --- containers at run time ---
+
+    fn run_dir(&self, name: &Name) -> PathBuf {
+        self.run.join("containers").join(name.as_str())
+    }
+
+    /// Whether anything of the container is left at run time.
+    pub(crate) fn run_dir_exists(&self, name: &Name) -> bool {
+        self.run_dir(name).exists()
+    }
+
+    /// Keeper: takes the container for itself. `None` if another keeper has it.
+    pub(crate) fn keep(&self, name: &Name) -> Result<Option<Lock>> {
+        make_private(&self.run_dir(name).join("scratch"))?;
+        Lock::try_take(&self.run_dir(name).join("alive"))
+    }
+
+    /// Whether a keeper stands behind the container.
+    pub fn is_kept(&self, name: &Name) -> Result<bool> {
+        if !self.run_dir(name).exists() {
+            return Ok(false);
+        }
+        let path = self.run_dir(name).join("alive");
+        match fs::OpenOptions::new().read(true).open(&path) {
+            Ok(file) => Ok(rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_err()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e).with_context(|| format!("looking at `{}`", path.display())),
+        }
+    }
+
+    /// What the keeper wrote last; `None` if nothing runs.
+    pub fn run_state(&self, name: &Name) -> Result<Option<RunState>> {
+        match read_json(&self.run_dir(name).join("state.json")) {
+            Ok(state) => Ok(Some(state)),
+            Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Keeper: writes the state. The directory is on a file system in memory, so this is no work for a disk.
+    pub(crate) fn write_run_state(&self, name: &Name, state: &RunState) -> Result<()> {
+        let bytes = serde_json::to_vec(state).map_err(|e| error(e.to_string()))?;
+        write_renamed(&self.run_dir(name), "state.json", &bytes)
+    }
+
+    /// Keeper: keeps the configuration that the container was started with.
+    pub(crate) fn write_running(&self, name: &Name, document: &Document) -> Result<()> {
+        write_renamed(&self.run_dir(name), "running.toml", document.to_string().as_bytes())
+    }
+
+    /// Keeps what is in force after a live change.
+    pub(crate) fn write_running_config(&self, name: &Name, config: &Config) -> Result<()> {
+        write_renamed(&self.run_dir(name), "running.toml", config.to_toml().as_bytes())
+    }
+
+    /// The configuration that the container was started with, live changes included.
+    pub fn running_config(&self, name: &Name) -> Result<Config> {
+        let bytes = read(&self.run_dir(name).join("running.toml"))?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        lazaret_config::parse("running.toml", &text).map_err(Error::from)
+    }
+
+    /// Keeper: keeps the system call filter in force.
+    pub(crate) fn write_filter(&self, name: &Name, filter: &[u8]) -> Result<()> {
+        write_renamed(&self.run_dir(name), "filter", filter)
+    }
+
+    /// The system call filter in force; `None` if there is none.
+    pub(crate) fn filter(&self, name: &Name) -> Result<Option<Vec<u8>>> {
+        match read(&self.run_dir(name).join("filter")) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// An empty directory that the stage mounts over, in its own namespace.
+    pub(crate) fn scratch(&self, name: &Name) -> PathBuf {
+        self.run_dir(name).join("scratch")
+    }
+
+    /// The directory of the keeper's socket: an address by way of a descriptor has no length limit.
+    pub(crate) fn control_dir(&self, name: &Name) -> Result<OwnedFd> {
+        open_dir(&self.run_dir(name))
+    }
+
+    /// Removes everything of run time. Out of sight first: a new keeper may begin at once.
+    pub(crate) fn forget_run(&self, name: &Name) -> Result<()> {
+        let gone = self.run.join("gone");
+        make_private(&gone)?;
+        let away = gone.join(format!("{name}-{}", std::process::id()));
+        match fs::rename(self.run_dir(name), &away) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.with_context(|| format!("taking the run time of `{name}` out of sight"))?,
+        }
+        remove(&gone, &away)
+    }
+}
+
+/// A directory in which something is made or unmade. While its lock is held, nobody else removes it.
+pub struct Workshop {
+    pub(crate) path: PathBuf,
+    lock: Lock,
+}
+
+impl Workshop {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Writes the two files that make a directory a container.
+pub(crate) fn write_container(dir: &Path, document: &Document, record: &Record, durable: bool) -> Result<()> {
+    let bytes = serde_json::to_vec_pretty(record).map_err(|e| error(e.to_string()))?;
+    let write = |name: &str, bytes: &[u8]| match durable {
+        true => write_atomic(&dir.join(name), bytes),
+        false => write_renamed(dir, name, bytes),
+    };
+    write("container.toml", document.to_string().as_bytes())?;
+    write("record.json", &bytes)
+}
+
+impl Record {
+    /// A record of a container made now.
+    pub(crate) fn new(image: Image, ids: Option<Ids>, storage: Storage, ephemeral: bool) -> Record {
+        let created = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+        Record { format: FORMAT, image, ids, storage, created, ephemeral }
+    }
+}
+
+impl Image {
+    pub(crate) fn plan_binds(&self) -> Vec<Bind> {
+        let bind = |b: &ImageBind| Bind { source: b.source.clone(), target: b.target.clone() };
+        self.binds.iter().map(bind).collect()
+    }
+}
+
+fn make_private(dir: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("making `{}`", dir.display()))
+        .hint("only root can keep containers; try with sudo")
+}
+
+fn names_in(dir: &Path) -> Result<Vec<Name>> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.with_context(|| format!("listing `{}`", dir.display()))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        // Anything else in there is none of ours.
+        if let Some(name) = entry?.file_name().to_str().and_then(|name| name.parse::<Name>().ok()) {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn open_dir(dir: &Path) -> Result<OwnedFd> {
+    open(dir, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+        .with_context(|| format!("opening `{}`", dir.display()))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let reading = || format!("reading `{}`", path.display());
+    read_bounded(fs::File::open(path).with_context(reading)?, LONGEST_FILE).with_context(reading)
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = read(path)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| error(e.to_string()))
+        .with_context(|| format!("reading `{}`", path.display()))
+}
+
+/// Whole or absent, for readers; not forced to disk.
+fn write_renamed(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let temporary = dir.join(format!(".{name}.tmp"));
+    let path = dir.join(name);
+    fs::write(&temporary, bytes)
+        .and_then(|()| fs::rename(&temporary, &path))
+        .with_context(|| format!("writing `{}`", path.display()))
+}
+
+/// Removes a tree below `parent`, by descriptors all along.
+fn remove(parent: &Path, path: &Path) -> Result<()> {
+    let removing = || format!("removing `{}`", path.display());
+    let Some(name) = path.file_name() else { return Ok(()) };
+    let name = CString::new(name.as_bytes()).map_err(|_| error("a NUL byte in a file name"))?;
+    let parent = open_dir(parent)?;
+    match lazaret_image::remove_tree(parent.as_fd(), &name) {
+        Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => Ok(()),
+        other => other.with_context(removing),
+    }
+}
+
+/// Whether one name is likely a slip of the other: one letter more, less, other, or two swapped.
+fn close(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let common = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+    let (a, b) = (&a[common..], &b[common..]);
+    let tail = a.iter().rev().zip(b.iter().rev()).take_while(|(x, y)| x == y).count();
+    let (a, b) = (&a[..a.len() - tail], &b[..b.len() - tail]);
+    matches!((a.len(), b.len()), (0 | 1, 0 | 1)) || (a.len() == 2 && b.len() == 2 && a[0] == b[1] && a[1] == b[0])
+}
