@@ -253,7 +253,8 @@ impl Store {
 /// All that the layer holds.
 struct Skeleton {
     etc: OwnedFd,
-    items: BTreeMap<PathBuf, Item>,
+    /// By path, as bytes: so a directory comes before what it holds, and comparing is cheap.
+    items: BTreeMap<Vec<u8>, Item>,
     copied: u64,
     warnings: Vec<String>,
 }
@@ -313,13 +314,15 @@ impl Skeleton {
     }
 
     /// Adds an item and the directories that it stands in.
-    fn add(&mut self, path: impl AsRef<Path>, item: Item) {
-        let path = path.as_ref();
-        for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
+    fn add(&mut self, path: impl AsRef<OsStr>, item: Item) {
+        let path = path.as_ref().as_bytes();
+        let mut parent = tree::split(path).0;
+        while !parent.is_empty() && !self.items.contains_key(parent) {
             let directory = Item { mode: 0o755, gid: 0, what: What::Directory };
-            self.items.entry(parent.to_owned()).or_insert(directory);
+            self.items.insert(parent.to_vec(), directory);
+            parent = tree::split(parent).0;
         }
-        self.items.insert(path.to_owned(), item);
+        self.items.insert(path.to_vec(), item);
     }
 
     fn add_matching(&mut self, pattern: &Path) -> Result<()> {
@@ -386,9 +389,18 @@ impl Skeleton {
     /// Of all that decides what is built.
     fn digest(&self) -> Digest {
         let mut text = format!("{GENERATOR}\n").into_bytes();
+        // No path and no target holds a zero byte, so no two lists look alike.
         for (path, Item { mode, gid, what }) in &self.items {
-            // Quoted by Debug: no name can look like two.
-            text.extend(format!("{path:?} {mode:o} {gid} {what:?}\n").into_bytes());
+            text.extend_from_slice(path);
+            let (kind, value): (String, &[u8]) = match what {
+                What::Directory => ("directory".to_owned(), b""),
+                What::Link(target) => ("link".to_owned(), target.as_os_str().as_bytes()),
+                What::Text(content) => (format!("text {}", content.len()), content.as_bytes()),
+                What::Copy { size, mtime } => (format!("copy {size} {}.{}", mtime.0, mtime.1), b""),
+            };
+            text.extend(format!("\0{mode:o} {gid} {kind}\0").into_bytes());
+            text.extend_from_slice(value);
+            text.extend_from_slice(b"\0\n");
         }
         Digest::of(&text)
     }
@@ -396,8 +408,8 @@ impl Skeleton {
     /// Builds the decided into an empty directory; the bytes it holds.
     fn build(&self, rootfs: BorrowedFd<'_>) -> Result<u64> {
         let mut size = 0;
-        // In the order of paths: a directory comes before what it holds.
         for (path, item) in &self.items {
+            let path = Path::new(OsStr::from_bytes(path));
             size += self.build_one(rootfs, path, item).with_context(|| format!("writing `/{}`", path.display()))?;
         }
         Spot::Open(rootfs).set_mode(0o755)?;

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lazaret_base::{Context, Error, Lock, Result, error};
+use lazaret_base::{Context, Error, Result, error};
 use lazaret_config::{Document, Name};
 use lazaret_runtime::cgroup;
 use lazaret_runtime::confine::Capabilities;
@@ -25,8 +25,8 @@ use crate::console::{Console, Log};
 use crate::event::{self, What};
 use crate::recover::clear_group;
 use crate::start::{Answer, Request, answer, group_of, read_request, spec};
-use crate::store::{Phase, Record, RunState, Store};
-use crate::{create, process, stop};
+use crate::store::{Alive, Phase, Record, RunState, Store};
+use crate::{create, label, process, stop};
 
 /// The life of a keeper, as the process that [`crate::start`] makes: told on its standard input what to
 /// keep, it answers there. The exit status is for nobody.
@@ -127,7 +127,7 @@ pub(crate) struct Keeper {
     state: RunState,
     listener: OwnedFd,
     /// While this is held, others know that somebody stands behind the container.
-    _alive: Lock,
+    _alive: Alive,
 }
 
 impl Keeper {
@@ -183,7 +183,13 @@ impl Keeper {
         if let Some(scope) = self.state.group.scope.clone() {
             self.enter_scope(&scope)?;
         }
-        let config = self.document.config().clone();
+        let mut config = self.document.config().clone();
+        if config.apparmor.is_none() {
+            match label::default_label(&self.host) {
+                Ok(label) => config.apparmor = label,
+                Err(e) => self.state.notes.push(e.to_string()),
+            }
+        }
         let group = self.state.group.clone();
         let spec = spec(&self.store, &self.name, config, &self.record, group, ours, self.environment.clone());
         let plan = Plan::compile(&spec, &self.host)?;
@@ -198,6 +204,8 @@ impl Keeper {
 
     /// What the plan says that commands in the running container need to know again.
     fn record_confinement(&mut self, plan: &Plan) -> Result<()> {
+        self.store.forget_filter(&self.name);
+        self.state.capabilities = Capabilities::of(self.document.config()).0;
         for step in &plan.steps {
             match step {
                 Step::Guest(GuestStep::Filter(program)) => self.store.write_filter(&self.name, &program.to_bytes())?,

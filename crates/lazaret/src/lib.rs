@@ -11,6 +11,7 @@ pub mod exec;
 mod ids;
 pub mod info;
 pub mod keeper;
+mod label;
 pub mod limit;
 mod process;
 pub mod recover;

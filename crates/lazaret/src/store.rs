@@ -14,7 +14,7 @@ use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use lazaret_base::{Context, Error, Kind, Lock, Result, error, read_bounded, write_atomic};
@@ -344,7 +344,12 @@ impl Store {
 
     /// Gives a container another name.
     pub(crate) fn rename(&self, from: &Name, to: &Name) -> Result<()> {
-        self.publish(&self.container(from), to)
+        self.publish(&self.container(from), to)?;
+        if let Ok(Record { ids: Some(ids), .. }) = self.record(to) {
+            // For people who look; the range belongs to whose record says so.
+            let _ = fs::write(self.ids().join(ids.start.to_string()), to.as_str());
+        }
+        Ok(())
     }
 
     /// A new, empty directory to make something in; left behind, the next command removes it.
@@ -421,21 +426,23 @@ impl Store {
     }
 
     /// Keeper: takes the container for itself. `None` if another keeper has it.
-    pub(crate) fn keep(&self, name: &Name) -> Result<Option<Lock>> {
+    pub(crate) fn keep(&self, name: &Name) -> Result<Option<Alive>> {
         make_private(&self.run_dir(name).join("scratch"))?;
-        Lock::try_take(&self.run_dir(name).join("alive"))
+        let path = self.run_dir(name).join("alive");
+        let taking = || format!("locking `{}`", path.display());
+        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file = OwnedFd::from(file.with_context(taking)?);
+        Ok(lazaret_sys::lock::take(file.as_fd()).with_context(taking)?.then_some(Alive(file)))
     }
 
-    /// Whether a keeper stands behind the container.
+    /// Whether a keeper stands behind the container. Looking gets in no keeper's way.
     pub fn is_kept(&self, name: &Name) -> Result<bool> {
-        if !self.run_dir(name).exists() {
-            return Ok(false);
-        }
         let path = self.run_dir(name).join("alive");
-        match fs::OpenOptions::new().read(true).open(&path) {
-            Ok(file) => Ok(rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_err()),
+        let looking = || format!("looking at `{}`", path.display());
+        match fs::OpenOptions::new().write(true).open(&path) {
+            Ok(file) => lazaret_sys::lock::is_taken(file.as_fd()).with_context(looking),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(e).with_context(|| format!("looking at `{}`", path.display())),
+            Err(e) => Err(e).with_context(looking),
         }
     }
 
@@ -476,6 +483,12 @@ impl Store {
         write_renamed(&self.run_dir(name), "filter", filter)
     }
 
+    /// Keeper: no filter is in force, whatever was before a reboot.
+    pub(crate) fn forget_filter(&self, name: &Name) {
+        // Mostly there is none.
+        let _ = fs::remove_file(self.run_dir(name).join("filter"));
+    }
+
     /// The system call filter in force; `None` if there is none.
     pub(crate) fn filter(&self, name: &Name) -> Result<Option<Vec<u8>>> {
         match read(&self.run_dir(name).join("filter")) {
@@ -507,6 +520,10 @@ impl Store {
         remove(&gone, &away)
     }
 }
+
+/// While this is held, others know that somebody stands behind a container. It ends with its process.
+#[derive(Debug)]
+pub(crate) struct Alive(#[expect(dead_code, reason = "what it does is to be open")] OwnedFd);
 
 /// A directory in which something is made or unmade. While its lock is held, nobody else removes it.
 pub struct Workshop {

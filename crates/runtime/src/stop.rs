@@ -13,6 +13,8 @@ pub struct Init {
     pub name: String,
     /// Signals that would reach it: caught or blocked, bit N-1 for signal N.
     pub listens: u64,
+    /// Whether it sits in sigtimedwait(2). The kernel shows what it waits for as not blocked then.
+    pub waits: bool,
 }
 
 /// How to ask it.
@@ -34,20 +36,33 @@ const PWR: i32 = 30;
 pub fn look(pid: Pid) -> Result<Init> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()))
         .context("reading the status of the container's init")?;
-    parse(&status).ok_or_else(|| error("the status of the container's init makes no sense"))
+    let init = parse(&status).ok_or_else(|| error("the status of the container's init makes no sense"))?;
+    // Where the kernel does not tell, what is caught or blocked must do.
+    let call = std::fs::read_to_string(format!("/proc/{}/syscall", pid.as_raw_nonzero())).unwrap_or_default();
+    Ok(Init { waits: waits_for_signals(&call), ..init })
+}
+
+/// Whether `/proc/PID/syscall` (proc_pid_syscall(5)) is of a process in rt_sigtimedwait, in the numbers of
+/// x86_64 and arm64, or of 32-bit programs on them.
+fn waits_for_signals(call: &str) -> bool {
+    let number = call.split_whitespace().next().unwrap_or_default();
+    match std::env::consts::ARCH {
+        "x86_64" => ["128", "177", "421"].contains(&number),
+        _ => ["137", "177", "421"].contains(&number),
+    }
 }
 
 /// Reads what matters of `/proc/PID/status` (proc_pid_status(5)).
 pub fn parse(status: &str) -> Option<Init> {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     let mask = |name| u64::from_str_radix(field(name)?, 16).ok();
-    Some(Init { name: field("Name")?.to_owned(), listens: mask("SigBlk")? | mask("SigCgt")? })
+    Some(Init { name: field("Name")?.to_owned(), listens: mask("SigBlk")? | mask("SigCgt")?, waits: false })
 }
 
 /// Decides how to ask: `wanted` is the signal that the configuration names, if any.
 pub fn how(init: &Init, wanted: Option<i32>) -> Ask {
     let hears = |signal: i32| init.listens & (1 << (signal - 1)) != 0;
-    let signal = |signal| if hears(signal) { Ask::Signal(signal) } else { Ask::NotYet };
+    let signal = |signal| if hears(signal) || init.waits { Ask::Signal(signal) } else { Ask::NotYet };
     if let Some(wanted) = wanted {
         return signal(wanted);
     }
@@ -69,7 +84,7 @@ mod tests {
     use super::*;
 
     fn init(name: &str, listens: &[i32]) -> Init {
-        Init { name: name.into(), listens: listens.iter().map(|s| 1u64 << (s - 1)).sum() }
+        Init { name: name.into(), listens: listens.iter().map(|s| 1u64 << (s - 1)).sum(), waits: false }
     }
 
     #[test]
@@ -87,6 +102,14 @@ mod tests {
         assert_eq!(how(&init("systemd", &[]), None), Ask::NotYet);
         assert_eq!(how(&init("sh", &[]), None), Ask::NotYet);
         assert_eq!(how(&init("nginx", &[15]), Some(3)), Ask::NotYet);
+    }
+
+    #[test]
+    fn an_init_that_waits_for_signals_hears() {
+        let busybox = Init { waits: true, ..init("init", &[20]) };
+        assert_eq!(how(&busybox, None), Ask::Signal(12));
+        assert!(!waits_for_signals("running"));
+        assert!(!waits_for_signals(""));
     }
 
     #[test]

@@ -50,7 +50,8 @@ pub struct Scope<'a> {
     pub description: &'a str,
     /// The processes to move in, at least one.
     pub pids: &'a [u32],
-    /// More properties, in the D-Bus names and types of org.freedesktop.systemd1(5).
+    /// More properties, in the D-Bus names and types of org.freedesktop.systemd1(5). Not `KillMode=mixed`: a scope has
+    /// no main process to be asked, so stopping it kills all at once.
     pub properties: &'a [(&'a str, Value<'a>)],
 }
 
@@ -90,7 +91,8 @@ pub fn escape(text: &str) -> String {
     name
 }
 
-/// Starts the scope and returns its cgroup, as a path from the root of the cgroup tree: `/lazaret.slice/lazaret-web.scope`.
+/// Starts the scope and returns its cgroup as a path from the root of the cgroup tree, such as
+/// `/lazaret.slice/lazaret-web.scope`.
 ///
 /// When it returns, the processes are in it. Waits for systemd until `deadline` is over. The error is
 /// [`Kind::Exists`] if a unit of that name is running.
@@ -663,7 +665,7 @@ mod tests {
         slice: "lazaret.slice",
         description: "Container web",
         pids: &[258, 772],
-        properties: &[("KillMode", Value::Text("mixed")), ("Before", Value::Texts(&["a", "b"]))],
+        properties: &[("KillMode", Value::Text("group")), ("Before", Value::Texts(&["a", "b"]))],
     };
 
     /// These bytes were accepted by systemd 257, but for the container's own values.
@@ -679,7 +681,7 @@ mod tests {
         <01>s..<0d>... Containe r<20>web... <05>...Slic e.<01>s.... <0d>...laza ret.slic e.......
         <04>...PIDs .<02>au.... <08>...<02><01>.. <04><03>...... <08>...Dele gate.<01>b. <01>....... <0b>...Coll
         ectMode. <01>s..<12>... inactive -or-fail ed...... <08>...Task sMax.<01>t. <ff><ff><ff><ff><ff><ff><ff><ff>
-        <08>...Kill Mode.<01>s. <05>...mixe d....... <06>...Befo re.<02>as.. <0e>...<01>... a...<01>...
+        <08>...Kill Mode.<01>s. <05>...grou p....... <06>...Befo re.<02>as.. <0e>...<01>... a...<01>...
         b.......
         ");
     }

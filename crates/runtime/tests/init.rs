@@ -250,7 +250,8 @@ fn a_rest_that_refuses_is_killed() {
 /// How it ends when the command exits with 3 and leaves a shell with this trap behind.
 fn command_leaves(trap: &str) -> (i32, String) {
     let script = format!(
-        "exec 3<&0; mkfifo $0; ({trap}; echo ready >$0; while :; do read never; done) <&3 & read ready <$0; rm $0; exit 3"
+        "exec 3<&0; mkfifo $0; ({trap}; echo ready >$0; while :; do read never; done) <&3 &
+         read ready <$0; rm $0; exit 3"
     );
     let fifo = path(&format!("fifo-{}", trap.len()));
     Running::start(&["--", "sh", "-c", &script, &fifo]).end()

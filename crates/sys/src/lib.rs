@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod lock;
 pub mod mount;
 pub mod net;
 pub mod process;

@@ -40,6 +40,7 @@ struct Guest<'a> {
 /// The life of the guest process: its turns, the last of which ends in another program. Never returns.
 pub fn live(side: &mut HostSide<'_>) -> ! {
     let line = side.become_guest();
+    rustix::process::umask(Mode::from(0o022));
     let mut guest = Guest {
         line: &line,
         fds: Fds::default(),
@@ -237,7 +238,6 @@ fn run(guest: &mut Guest<'_>, program: &Program, environment: &[(String, String)
         None => [terminal.as_fd(); 3],
     };
     take_stdio(stdio)?;
-    rustix::process::umask(Mode::from(0o022));
     signal::reset();
     die_with_keeper(guest.line)?;
     close_from(3, true)?;

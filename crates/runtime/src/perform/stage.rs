@@ -30,6 +30,8 @@ struct Stage {
 
 /// The life of the stage process: its turns, then its end. Never returns.
 pub fn live(side: &HostSide<'_>, line: &Line) -> ! {
+    // The caller's umask is the caller's business.
+    rustix::process::umask(Mode::empty());
     let mut stage = Stage { fds: Fds::default(), scratch: None, root: None, owner: side.owner };
     let mut given = Fds::default();
     let mut next = 0;

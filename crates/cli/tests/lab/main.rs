@@ -1,0 +1,11 @@
+//! Real containers: each test has an installation of its own, and leaves nothing behind.
+//!
+//! Needs root, Debian's busybox-static, and the root file systems of `tests/fixtures/make-roots.sh`;
+//! `cargo xtask test` sees to all of it.
+
+mod harness;
+
+mod escape;
+mod smoke;
+mod race;
+mod survive;
