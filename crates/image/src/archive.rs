@@ -218,7 +218,7 @@ impl<'s, 'a> Archive<'s, 'a> {
             Kind::Directory if block[field::TYPE] == b'D' => size,
             _ => 0,
         };
-        let room = self.limits.bytes.saturating_sub(self.stream.position());
+        let room = self.limits.bytes.saturating_sub(self.stream.position()).min(i64::MAX as u64);
         if size > room {
             let sentence =
                 format!("it claims {size} bytes; the limit of {} for the archive leaves {room}", self.limits.bytes);

@@ -1,6 +1,6 @@
 //! Images: where the root of a container comes from.
 //!
-//! An archive is unpacked by [`unpack`] with everything GNU tar keeps, and becomes a layer of a [`Store`];
+//! An archive is unpacked by [`unpack()`] with everything GNU tar keeps, and becomes a layer of a [`Store`];
 //! a directory is used in place ([`use_directory`]); the running system itself is the image `host`
 //! ([`Store::host`]). [`copy_shifted`] serves file systems without id-mapped mounts, and [`remove_tree`]
 //! takes any tree away. All of it works relative to directory descriptors: no name in an archive or in a

@@ -121,7 +121,8 @@ pub(crate) struct Console<'a> {
     clients: Vec<Client>,
 }
 
-struct Client {
+/// Somebody who looks at the console, or waits for the container's end.
+pub(crate) struct Client {
     socket: OwnedFd,
     /// Whether it wants the console, and not only to learn of the end.
     attached: bool,
@@ -130,7 +131,8 @@ struct Client {
 }
 
 impl<'a> Console<'a> {
-    pub(crate) fn new(terminal: &'a OwnedFd, log: Log) -> Result<Console<'a>> {
+    /// `clients` are those of the console before it, if the container has rebooted.
+    pub(crate) fn new(terminal: &'a OwnedFd, log: Log, clients: Vec<Client>) -> Result<Console<'a>> {
         fcntl_setfl(terminal, fcntl_getfl(terminal)? | OFlags::NONBLOCK)?;
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let other_end = ioctl_tiocgptpeer(terminal, flags).context("holding the console open")?;
@@ -140,7 +142,7 @@ impl<'a> Console<'a> {
             log,
             scrollback: VecDeque::new(),
             to_terminal: VecDeque::new(),
-            clients: Vec::new(),
+            clients,
         })
     }
 
@@ -258,12 +260,16 @@ impl<'a> Console<'a> {
     }
 
     /// The container has ended: what it said last is still read and shown.
-    pub(crate) fn drain(&mut self) {
+    ///
+    /// The clients are given back: that their connections close is how they learn that nothing is left of the
+    /// container, so they are kept until then.
+    pub(crate) fn drain(mut self) -> Vec<Client> {
         let mut bytes = [0u8; PACKET - 1];
         while let Ok(n @ 1..) = rustix::io::read(self.terminal, &mut bytes) {
             self.said(&bytes[..n]);
         }
         self.clients.retain_mut(Client::flush);
+        self.clients
     }
 }
 

@@ -21,7 +21,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, getpid, waitid};
 
-use crate::console::{Console, Log};
+use crate::console::{Client, Console, Log};
 use crate::event::{self, What};
 use crate::recover::clear_group;
 use crate::start::{Answer, Request, answer, group_of, read_request, spec};
@@ -249,8 +249,9 @@ impl Keeper {
     /// Keeps a started container until its end, through reboots from inside.
     pub(crate) fn keep(&mut self, started: Started) -> Result<Ended> {
         let mut started = started;
+        let mut clients = Vec::new();
         loop {
-            let ended = self.attend(&started)?;
+            let ended = self.attend(&started, &mut clients)?;
             drop(started);
             let reboot = ended == Ended::Killed(Signal::HUP.as_raw());
             self.record_state(Phase::Stopping, What::Stopping, Some(in_words(ended)))?;
@@ -265,11 +266,11 @@ impl Keeper {
         }
     }
 
-    /// Waits on events until process 1 has ended.
-    fn attend(&self, started: &Started) -> Result<Ended> {
+    /// Waits on events until process 1 has ended. Clients stay connected beyond that.
+    fn attend(&self, started: &Started, clients: &mut Vec<Client>) -> Result<Ended> {
         let signals = signal::watch(&[Signal::TERM.as_raw(), Signal::INT.as_raw(), Signal::HUP.as_raw()])?;
         let log = Log::open(&self.store, &self.name, self.document.config().console_log.bytes());
-        let mut console = Console::new(&started.console, log)?;
+        let mut console = Console::new(&started.console, log, std::mem::take(clients))?;
         loop {
             let mut fds = vec![
                 PollFd::new(&started.init.pidfd, PollFlags::IN),
@@ -293,7 +294,7 @@ impl Keeper {
                 stop::in_background(&self.store, &self.name)?;
             }
             if !ready[0].is_empty() {
-                console.drain();
+                *clients = console.drain();
                 return Ended::of(started.init.pidfd.as_fd());
             }
         }

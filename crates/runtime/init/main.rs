@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Exit status with a command: the command's own, 128 + S if signal S killed it, 127 if it was not found, 126 if it
-//! could not be executed, 125 if this program was called wrongly.
+//! could not be executed, 125 if it was not even tried (this program was called wrongly, or DIR or the ids can't be had).
 //!
 //! Signals are blocked and read from a signalfd(2). sigwaitinfo(2) would do too, but it unblocks what it waits for
 //! (kernel/signal.c, do_sigtimedwait), and the runtime takes the blocked set of /proc/1/status as the sign that PID 1
@@ -196,14 +196,14 @@ fn run(command: &Command, environment: *const *const u8) -> ! {
         let error = set_ids(ids);
         if error != 0 {
             say(&[b"setting the user and groups of `", text(command.program()), b"`: ", sentence_of(error)]);
-            exit(126)
+            exit(125)
         }
     }
     if !command.directory.is_null() {
         let error = chdir(command.directory);
         if error != 0 {
             say(&[b"entering `", text(command.directory), b"`: ", sentence_of(error)]);
-            exit(126)
+            exit(125)
         }
     }
     let program = text(command.program());

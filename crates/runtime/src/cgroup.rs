@@ -144,14 +144,25 @@ fn inherit_cpuset(parent: &Path, dir: &Path, file: &str) -> Result<()> {
     write(&dir.join(file), value.trim())
 }
 
-/// Lets the groups below `dir` have the controllers, on a v2 tree that has any.
-pub fn delegate(dir: &Path, controllers: &[String]) -> Result<()> {
-    for controller in controllers {
-        // One by one: a controller that is bound elsewhere must not keep the others out.
-        if let Err(e) = write(&dir.join("cgroup.subtree_control"), &format!("+{controller}"))
-            && ["memory", "pids", "cpu"].contains(&controller.as_str())
-        {
-            return Err(e);
+/// The controllers that limits need.
+const LIMITING: &[&str] = &["cpu", "cpuset", "io", "memory", "pids"];
+
+/// The controllers of a v2 tree that are to be handed on to a container.
+pub fn delegated(trees: &Hierarchies) -> Vec<String> {
+    trees.controllers.iter().filter(|c| LIMITING.contains(&c.as_str())).cloned().collect()
+}
+
+/// Lets the groups below `dir` have the controllers; first, where they do not have them yet, those above it,
+/// from the tree's root down ("Top-down Constraint" of cgroup-v2.rst). In a scope of systemd's they do.
+pub fn delegate(tree: &Path, dir: &Path, controllers: &[String]) -> Result<()> {
+    let mut above: Vec<&Path> = dir.ancestors().take_while(|path| path.starts_with(tree)).collect();
+    above.reverse();
+    for group in above {
+        let enabled = fs::read_to_string(group.join("cgroup.subtree_control")).unwrap_or_default();
+        for controller in controllers.iter().filter(|c| !enabled.split_whitespace().any(|word| word == *c)) {
+            // One by one: a controller that is bound elsewhere must not keep the others out. A limit that
+            // could not be set for want of it will say so.
+            let _ = write(&group.join("cgroup.subtree_control"), &format!("+{controller}"));
         }
     }
     Ok(())

@@ -131,6 +131,8 @@ pub enum HostStep {
     MakeCgroup(PathBuf),
     /// Lets the payload group have the controllers.
     Delegate {
+        /// The root of the tree.
+        tree: PathBuf,
         /// The group above the payload.
         group: PathBuf,
         /// The controllers.
@@ -431,11 +433,10 @@ fn groups(steps: &mut Vec<Step>, spec: &Spec, host: &Host) -> Result<()> {
     for dir in spec.group.directories(&host.cgroups) {
         push(HostStep::MakeCgroup(dir));
     }
-    if !host.cgroups.controllers.is_empty() {
-        push(HostStep::Delegate {
-            group: host.cgroups.v2.join(&spec.group.base),
-            controllers: host.cgroups.controllers.clone(),
-        });
+    let controllers = cgroup::delegated(&host.cgroups);
+    if !controllers.is_empty() {
+        let tree = host.cgroups.v2.clone();
+        push(HostStep::Delegate { group: tree.join(&spec.group.base), tree, controllers });
     }
     for limit in cgroup::limits(&spec.config, None, &spec.group, &host.cgroups)? {
         push(HostStep::Limit(limit));
@@ -676,7 +677,7 @@ impl fmt::Display for HostStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             HostStep::MakeCgroup(dir) => write!(f, "making the cgroup `{}`", dir.display()),
-            HostStep::Delegate { group, controllers } => {
+            HostStep::Delegate { group, controllers, .. } => {
                 write!(f, "delegating {} below `{}`", controllers.join(", "), group.display())
             }
             HostStep::Limit(limit) => write!(f, "setting `{}` to `{}`", limit.file.display(), limit.value),

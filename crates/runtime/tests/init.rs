@@ -180,7 +180,7 @@ fn the_environment_is_passed_on() {
 #[test]
 fn the_command_runs_where_and_as_asked() {
     check(&["--cwd", "/usr", "--", "pwd"], (0, "/usr\n", ""));
-    check(&["--cwd", "/no/such", "--", "pwd"], (126, "", "lazaret: entering `/no/such`: no such file or directory\n"));
+    check(&["--cwd", "/no/such", "--", "pwd"], (125, "", "lazaret: entering `/no/such`: no such file or directory\n"));
     let who = ["--", "sh", "-c", "grep -E '^(Uid|Gid|Groups):' /proc/self/status | tr -d ' '"];
     let ids = |ids: &str, expected: &str| {
         let arguments: Vec<&str> = ["--ids", ids].into_iter().chain(who).collect();

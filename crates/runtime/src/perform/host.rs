@@ -22,7 +22,7 @@ use lazaret_sys::process::{Cloned, clone, namespace};
 pub fn perform(step: &HostStep, side: &mut HostSide<'_>) -> Result<()> {
     match step {
         HostStep::MakeCgroup(dir) => cgroup::make(dir),
-        HostStep::Delegate { group, controllers } => cgroup::delegate(group, controllers),
+        HostStep::Delegate { tree, group, controllers } => cgroup::delegate(tree, group, controllers),
         HostStep::Limit(limit) => cgroup::write(&limit.file, &limit.value),
         HostStep::LimitIo { group, limits } => {
             let config = Config { io: limits.clone(), ..Config::default() };
