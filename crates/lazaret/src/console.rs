@@ -1,19 +1,21 @@
 //! The console of a container: what it says is kept, logged, and shown to whoever attaches.
 //!
 //! Clients speak in packets over the keeper's socket. The first byte tells: `d` data, `w` a window's size
-//! (rows and columns, two bytes each, low byte first), `f` that it only listens from now on. A client that says nothing only learns of the
-//! container's end: the connection closes.
+//! (rows and columns, two bytes each, low byte first), `f` that it only listens from now on and first hears, after a
+//! `p`, where the log is by then (inode and size, eight bytes each). A client that says nothing only learns of
+//! the container's end: the connection closes.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use lazaret_base::{Context, Error, Kind, Result, error};
 use lazaret_config::Name;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{
@@ -27,8 +29,10 @@ use crate::store::Store;
 
 /// What is shown to a client that attaches later.
 const SCROLLBACK: usize = 64 * 1024;
-/// A client that lets more than this pile up is let go.
+/// While more than this waits for a client, the console is not read on: a burst is no reason to lose anything.
 const PATIENCE: usize = 1 << 20;
+/// But one who takes nothing for so long is let go: nobody may hold the container up.
+const GRACE: Duration = Duration::from_secs(1);
 /// More clients at once are not served.
 const MOST_CLIENTS: usize = 32;
 /// The longest packet, its first byte included.
@@ -46,19 +50,20 @@ pub(crate) fn listen(store: &Store, name: &Name) -> Result<OwnedFd> {
 
 /// Client: a connection to the keeper, which lasts as long as the container runs.
 pub fn connect_to(store: &Store, name: &Name) -> Result<OwnedFd> {
-    let stopped = || {
-        error(format!("`{name}` is not running")).kind(Kind::Stopped).hint(format!("start it: lazaret start {name}"))
-    };
     if !store.is_kept(name)? {
-        return Err(stopped());
+        return Err(stopped(name));
     }
-    let Ok(dir) = store.control_dir(name) else { return Err(stopped()) };
+    let Ok(dir) = store.control_dir(name) else { return Err(stopped(name)) };
     let socket = new_socket(SocketFlags::empty())?;
     match connect(&socket, &address(&dir)?) {
         Ok(()) => Ok(socket),
-        Err(Errno::NOENT | Errno::CONNREFUSED) => Err(stopped()),
+        Err(Errno::NOENT | Errno::CONNREFUSED) => Err(stopped(name)),
         Err(e) => Err(Error::from(e).context(format!("calling the keeper of `{name}`"))),
     }
+}
+
+fn stopped(name: &Name) -> Error {
+    error(format!("`{name}` is not running")).kind(Kind::Stopped).hint(format!("start it: lazaret start {name}"))
 }
 
 fn new_socket(flags: SocketFlags) -> Result<OwnedFd> {
@@ -90,6 +95,12 @@ impl Log {
 
     fn open_newest(&self) -> Option<File> {
         OpenOptions::new().append(true).create(true).mode(0o600).open(&self.paths[1]).ok()
+    }
+
+    /// Where it is now: the file that is written to and its size, as a packet for [`follow`].
+    fn place(&self) -> Vec<u8> {
+        let place = self.file.as_ref().and_then(|file| file.metadata().ok()).map_or((0, 0), |m| (m.ino(), m.len()));
+        [&b"p"[..], &place.0.to_le_bytes(), &place.1.to_le_bytes()].concat()
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -128,6 +139,8 @@ pub(crate) struct Client {
     attached: bool,
     waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
+    /// When it took something last.
+    took: Instant,
 }
 
 impl<'a> Console<'a> {
@@ -148,7 +161,7 @@ impl<'a> Console<'a> {
 
     /// Adds what is waited for: the terminal, then each client.
     pub(crate) fn watch<'b>(&'b self, fds: &mut Vec<PollFd<'b>>) {
-        let mut wanted = PollFlags::IN;
+        let mut wanted = if self.held_up().is_none() { PollFlags::IN } else { PollFlags::empty() };
         if !self.to_terminal.is_empty() {
             wanted |= PollFlags::OUT;
         }
@@ -172,6 +185,7 @@ impl<'a> Console<'a> {
                 self.clients.swap_remove(at);
             }
         }
+        self.clients.retain(|client| client.waiting_bytes <= PATIENCE || client.took.elapsed() < GRACE);
         let flags = ready.first().copied().unwrap_or(PollFlags::empty());
         if flags.contains(PollFlags::OUT) {
             self.type_in();
@@ -188,7 +202,8 @@ impl<'a> Console<'a> {
         // The directory is root's alone; this holds should it ever not be.
         let ours = sockopt::socket_peercred(&socket).is_ok_and(|peer| peer.uid == rustix::process::geteuid());
         if ours && self.clients.len() < MOST_CLIENTS {
-            self.clients.push(Client { socket, attached: false, waiting: VecDeque::new(), waiting_bytes: 0 });
+            let took = Instant::now();
+            self.clients.push(Client { socket, attached: false, waiting: VecDeque::new(), waiting_bytes: 0, took });
         }
     }
 
@@ -219,10 +234,11 @@ impl<'a> Console<'a> {
                 }
                 true
             }
-            // Follows without having seen what was before: the log told that.
+            // Follows, and reads in the log what was before.
             [b'f'] => {
                 self.clients[at].attached = true;
-                true
+                let place = self.log.place();
+                self.clients[at].send(place)
             }
             _ => false,
         }
@@ -268,26 +284,46 @@ impl<'a> Console<'a> {
         while let Ok(n @ 1..) = rustix::io::read(self.terminal, &mut bytes) {
             self.said(&bytes[..n]);
         }
-        self.clients.retain_mut(Client::flush);
+        let end = Instant::now() + GRACE;
+        loop {
+            self.clients.retain_mut(Client::flush);
+            let waiting = self.clients.iter().filter(|client| !client.waiting.is_empty());
+            let mut fds: Vec<_> = waiting.map(|client| PollFd::new(&client.socket, PollFlags::OUT)).collect();
+            let left = end.saturating_duration_since(Instant::now());
+            if fds.is_empty() || left.is_zero() {
+                break;
+            }
+            // Interrupted or not, what is left is looked at again.
+            let _ = poll(&mut fds, Some(&timespec(left)));
+        }
         self.clients
+    }
+
+    /// How long a client may still hold the console up; `None` if none does.
+    pub(crate) fn held_up(&self) -> Option<Timespec> {
+        let behind = self.clients.iter().filter(|client| client.waiting_bytes > PATIENCE);
+        behind.map(|client| GRACE.saturating_sub(client.took.elapsed())).min().map(timespec)
     }
 }
 
 impl Client {
-    /// Sends bytes in packets, now or when it can take them; `false` if it is too slow to wait for.
+    /// Sends bytes in packets; `false` if it is gone.
     fn show(&mut self, bytes: &[u8]) -> bool {
-        for chunk in bytes.chunks(PACKET - 1) {
-            let packet = [&[b'd'], chunk].concat();
-            self.waiting_bytes += packet.len();
-            self.waiting.push_back(packet);
-        }
-        self.flush() && self.waiting_bytes <= PATIENCE
+        bytes.chunks(PACKET - 1).all(|chunk| self.send([&[b'd'], chunk].concat()))
+    }
+
+    /// Sends a packet, now or when it can take it; `false` if it is gone.
+    fn send(&mut self, packet: Vec<u8>) -> bool {
+        self.waiting_bytes += packet.len();
+        self.waiting.push_back(packet);
+        self.flush()
     }
 
     fn flush(&mut self) -> bool {
         while let Some(packet) = self.waiting.front() {
             match send(&self.socket, packet, SendFlags::NOSIGNAL) {
                 Ok(_) => {
+                    self.took = Instant::now();
                     self.waiting_bytes -= packet.len();
                     self.waiting.pop_front();
                 }
@@ -305,17 +341,76 @@ pub fn window_packet(size: Winsize) -> [u8; 5] {
     [b'w', a, b, c, d]
 }
 
-/// Client: passes on what a console says from now on, until the container stops.
-pub fn follow(store: &Store, name: &Name, show: &mut dyn FnMut(&[u8])) -> Result<()> {
+/// Client: what a console has said, as far as the log goes back.
+pub fn said(store: &Store, name: &Name) -> Result<Vec<u8>> {
+    read_log(store, name, None)
+}
+
+/// A console that is followed: nothing is shown twice and nothing left out.
+pub struct Following {
+    socket: OwnedFd,
+    /// What was said before.
+    pub so_far: Vec<u8>,
+}
+
+/// Client: follows what a running container says.
+pub fn follow(store: &Store, name: &Name) -> Result<Following> {
     let socket = connect_to(store, name)?;
     send(&socket, b"f", SendFlags::NOSIGNAL).context("calling the keeper")?;
     let mut packet = [0u8; PACKET];
+    let n = receive(&socket, &mut packet)?;
+    let [b'p', place @ ..] = &packet[..n] else { return Err(stopped(name)) };
+    let numbers: Vec<u64> = place.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+    let [inode, size] = numbers[..] else { return Err(error("its keeper does not say where the log is")) };
+    let so_far = read_log(store, name, Some((inode, size)))?;
+    Ok(Following { socket, so_far })
+}
+
+impl Following {
+    /// Passes on what is said from then on, until the container stops.
+    pub fn go_on(&self, show: &mut dyn FnMut(&[u8])) -> Result<()> {
+        let mut packet = [0u8; PACKET];
+        loop {
+            match receive(&self.socket, &mut packet)? {
+                0 => return Ok(()),
+                n => show(&packet[1..n]),
+            }
+        }
+    }
+}
+
+/// The next packet of the keeper's; of no length when it has gone.
+fn receive(socket: &OwnedFd, packet: &mut [u8; PACKET]) -> Result<usize> {
     loop {
-        match recv(&socket, &mut packet[..], RecvFlags::empty()) {
-            Ok((0, _)) | Err(Errno::CONNRESET) => return Ok(()),
-            Ok((n, _)) => show(&packet[1..n]),
+        match recv(socket, &mut packet[..], RecvFlags::empty()) {
+            Ok((n, _)) => return Ok(n),
+            Err(Errno::CONNRESET) => return Ok(0),
             Err(Errno::INTR) => {}
             Err(e) => return Err(e).context("reading the console"),
         }
     }
+}
+
+/// Reads both files, the older one first; no further than `until`, which is a file's inode and a size of it.
+fn read_log(store: &Store, name: &Name, until: Option<(u64, u64)>) -> Result<Vec<u8>> {
+    let reading = || format!("reading the log of `{name}`");
+    let mut bytes = Vec::new();
+    for path in store.console_logs(name) {
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            file => file.with_context(reading)?,
+        };
+        let inode = file.metadata().with_context(reading)?.ino();
+        let last = until.filter(|(last, _)| *last == inode);
+        let most = last.map_or(u64::MAX, |(_, size)| size);
+        file.take(most).read_to_end(&mut bytes).with_context(reading)?;
+        if last.is_some() {
+            break;
+        }
+    }
+    Ok(bytes)
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
 }

@@ -208,6 +208,7 @@ pub fn destroy(store: &Store, name: &Name, force: bool) -> Result<()> {
     if store.exists(name) {
         remove(store, name)?;
     }
+    store.forget_lock(name);
     drop(lock);
     // A good moment to look after what others left.
     collect(store)

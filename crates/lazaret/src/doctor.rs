@@ -174,12 +174,17 @@ fn id_maps(store: &Store) -> Check {
     }
 }
 
+/// Asking for it makes the kernel load its module.
 fn overlay() -> Check {
-    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    if known.lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay") {
-        return good("overlay", "overlayfs is there");
+    match rustix::mount::fsopen("overlay", rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC) {
+        Ok(_) => good("overlay", "overlayfs is there"),
+        Err(e) => worse(
+            "overlay",
+            Grade::Bad,
+            format!("overlayfs is not there: {}", lazaret_base::Error::from(e)),
+            "modprobe overlay, or a kernel with CONFIG_OVERLAY_FS",
+        ),
     }
-    worse("overlay", Grade::Lacking, "overlayfs is not loaded", "modprobe overlay")
 }
 
 fn seccomp() -> Check {

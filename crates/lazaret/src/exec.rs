@@ -61,6 +61,7 @@ impl Running {
             filter,
             label: self.state.label.clone().map(|label| (self.host.label, label)),
             no_new_privs: self.config.no_new_privs,
+            rlimits: attach::resource_limits(&self.config)?,
         })
     }
 }

@@ -31,6 +31,10 @@ use crate::{create, label, process, stop};
 /// The life of a keeper, as the process that [`crate::start`] makes: told on its standard input what to
 /// keep, it answers there. The exit status is for nobody.
 pub fn main() -> i32 {
+    // What the caller left open for its children is not for one that outlives it.
+    if lazaret_sys::process::close_from(3, false).is_err() {
+        return 1;
+    }
     let stdin = std::io::stdin();
     let Ok(line) = rustix::io::fcntl_dupfd_cloexec(&stdin, 3) else { return 1 };
     let told = rustix::io::fcntl_dupfd_cloexec(&line, 3).map(File::from);
@@ -126,6 +130,8 @@ pub(crate) struct Keeper {
     environment: Vec<(String, String)>,
     state: RunState,
     listener: OwnedFd,
+    /// Whether systemd has made the scope that this process is in.
+    in_scope: bool,
     /// While this is held, others know that somebody stands behind the container.
     _alive: Alive,
 }
@@ -155,7 +161,7 @@ impl Keeper {
         };
         let listener = crate::console::listen(&store, &name)?;
         let environment = request.environment.clone();
-        Ok(Keeper { store, name, record, document, host, environment, state, listener, _alive: alive })
+        Ok(Keeper { store, name, record, document, host, environment, state, listener, in_scope: false, _alive: alive })
     }
 
     /// Carries out the plan. On failure nothing is left of it, and nobody keeps the container any more.
@@ -180,8 +186,10 @@ impl Keeper {
     ) -> Result<Started> {
         // Recorded before anything is made: whoever cleans up after us finds it here.
         self.record_state(Phase::Starting, What::Starting, None)?;
-        if let Some(scope) = self.state.group.scope.clone() {
+        if let Some(scope) = self.state.group.scope.clone().filter(|_| !self.in_scope) {
             self.enter_scope(&scope)?;
+            // A reboot from inside finds us there.
+            self.in_scope = true;
         }
         let mut config = self.document.config().clone();
         if config.apparmor.is_none() {
@@ -279,7 +287,7 @@ impl Keeper {
             ];
             let fixed = fds.len();
             console.watch(&mut fds);
-            match poll(&mut fds, None) {
+            match poll(&mut fds, console.held_up().as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e).context("waiting for events"),
             }

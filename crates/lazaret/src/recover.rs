@@ -47,6 +47,7 @@ pub(crate) fn recover_locked(store: &Store, name: &Name) -> Result<()> {
     event::tell(store, name, What::Stopped, Some("its keeper was gone".into()));
     if ephemeral {
         create::remove(store, name)?;
+        store.forget_lock(name);
     }
     Ok(())
 }

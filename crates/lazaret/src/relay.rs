@@ -7,11 +7,11 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use lazaret_base::{Context, Result};
+use lazaret_base::{Context, Kind, Result, error};
 use lazaret_sys::process::Child;
 use lazaret_sys::signal;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -90,6 +90,7 @@ impl<'a> Ends<'a> {
     pub fn of(stdio: [BorrowedFd<'a>; 3]) -> Result<Ends<'a>> {
         let mut pumps = Vec::new();
         let mut end = |fd: BorrowedFd<'a>, input: bool| -> Result<Given<'a>> {
+            refuse_directory(fd)?;
             if !isatty(fd) {
                 return Ok(Given::Callers(fd));
             }
@@ -259,6 +260,16 @@ impl Pump<'_> {
             }
         }
         self.write();
+    }
+}
+
+/// From a directory of the host a container could walk up to all others (CVE-2024-21626).
+fn refuse_directory(fd: BorrowedFd<'_>) -> Result<()> {
+    // A descriptor that is closed shows later.
+    let is_directory = fstat(fd).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory);
+    match is_directory {
+        true => Err(error("standard input, output or error is a directory of the host").kind(Kind::Invalid)),
+        false => Ok(()),
     }
 }
 

@@ -97,6 +97,9 @@ fn attend(
         ends.serve(started.init.pidfd.as_fd())
     };
     let given_back = keeper.give_back();
+    if ephemeral && let Ok(Some(_lock)) = store.try_lock(name) {
+        store.forget_lock(name);
+    }
     let ended = ended?;
     given_back?;
     Ok(ended)

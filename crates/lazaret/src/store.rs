@@ -217,6 +217,13 @@ impl Store {
         Lock::try_take(&self.run.join("locks").join(name.as_str()))
     }
 
+    /// The container is gone, and so is the reason for its lock. Only for whoever holds it: others who wait for
+    /// it see that the file is gone and begin anew.
+    pub(crate) fn forget_lock(&self, name: &Name) {
+        // Left behind, it is an empty file.
+        let _ = fs::remove_file(self.run.join("locks").join(name.as_str()));
+    }
+
     /// One process at a time changes what containers share: ids and names.
     pub(crate) fn lock_all(&self) -> Result<Lock> {
         // No container can be called this: a name starts with a letter or a digit.
@@ -380,7 +387,7 @@ impl Store {
     }
 
     /// Removes a workshop with all that is in it.
-    pub(crate) fn clear(&self, workshop: Workshop) -> Result<()> {
+    pub fn clear(&self, workshop: Workshop) -> Result<()> {
         remove(&self.state.join("tmp"), &workshop.path)?;
         let _ = fs::remove_file(self.lock_of_workshop(&workshop.path));
         drop(workshop.lock);

@@ -71,10 +71,10 @@ pub fn resolve(user: &str, passwd: &[u8], group: &[u8]) -> Result<Account> {
 }
 
 fn find_user(user: &str, passwd: &[u8]) -> Result<Account> {
-    let number = user.parse::<u32>().ok();
+    let number = id(user);
     for fields in lines(passwd) {
         let [name, _, uid, gid, _, home, shell] = fields[..] else { continue };
-        let (Ok(uid), Ok(gid)) = (uid.parse::<u32>(), gid.parse::<u32>()) else { continue };
+        let (Some(uid), Some(gid)) = (id(uid), id(gid)) else { continue };
         if name == user || number == Some(uid) {
             let shell = if shell.is_empty() { "/bin/sh" } else { shell };
             let home = if home.starts_with('/') { home } else { "/" };
@@ -101,10 +101,10 @@ fn find_user(user: &str, passwd: &[u8]) -> Result<Account> {
 
 fn find_group(wanted: &str, group: &[u8]) -> Result<u32> {
     let by_name = lines(group).find_map(|fields| match fields[..] {
-        [name, _, gid, ..] if name == wanted => gid.parse().ok(),
+        [name, _, gid, ..] if name == wanted => id(gid),
         _ => None,
     });
-    by_name.or_else(|| wanted.parse().ok()).ok_or_else(|| {
+    by_name.or_else(|| id(wanted)).ok_or_else(|| {
         error(format!("the container has no group `{wanted}`"))
             .kind(Kind::NotFound)
             .hint("its groups are in its /etc/group; a number works without one")
@@ -114,10 +114,15 @@ fn find_group(wanted: &str, group: &[u8]) -> Result<u32> {
 /// The groups whose list of members has the user.
 fn groups_of(user: &str, group: &[u8]) -> Vec<u32> {
     let member_of = |fields: Vec<&str>| match fields[..] {
-        [_, _, gid, members] if members.split(',').any(|m| m == user) => gid.parse().ok(),
+        [_, _, gid, members] if members.split(',').any(|m| m == user) => id(gid),
         _ => None,
     };
     lines(group).filter_map(member_of).take(MOST_GROUPS).collect()
+}
+
+/// A user or group id. The highest number is none: system calls take it for "leave as it is" (setresuid(2)).
+fn id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX)
 }
 
 /// The lines of a passwd or group file, in fields. What is no text is skipped: such a user can't be named.

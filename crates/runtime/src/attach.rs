@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use lazaret_base::{Context, Error, Kind, Result, error};
+use lazaret_config::Config;
 use lazaret_sys::process::{Child, Cloned, clone, close_from, execute, exit_now, join, namespace, new_session_keyring};
 use lazaret_sys::{seccomp as filter, signal};
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fstat, fstatfs, openat, openat2};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
@@ -17,6 +18,7 @@ use crate::account::{self, Account};
 use crate::confine::Capabilities;
 use crate::host::Label;
 use crate::perform::guest::{bound, c_strings, join_v1, not_executable, take_label, take_stdio};
+use crate::perform::host::resource;
 use crate::plan::ENVIRONMENT;
 use crate::seccomp::Program;
 use crate::turn::{End, Fds, Line, Slot};
@@ -42,6 +44,8 @@ pub struct Target<'a> {
     pub label: Option<(Label, String)>,
     /// Whether its programs may never gain privileges.
     pub no_new_privs: bool,
+    /// Its resource limits.
+    pub rlimits: Vec<(Resource, Rlimit)>,
 }
 
 /// What to run.
@@ -144,6 +148,7 @@ fn become_command(
 ) -> Result<std::convert::Infallible> {
     // Until execution this process is a copy of a process of the host's: nobody inside may look into it.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    raise(&target.rlimits)?;
     for dir in &target.v1 {
         join_v1(dir)?;
     }
@@ -163,8 +168,6 @@ fn become_command(
     let account = account::look_up(command.user.as_deref().unwrap_or("root"))?;
     rustix::process::setsid()?;
     attach_stdio(stdio, line)?;
-    enter_directory(command.cwd.as_deref(), &account.home)?;
-
     bound(target.bounding)?;
     if target.no_new_privs {
         rustix::thread::set_no_new_privs(true)?;
@@ -173,10 +176,38 @@ fn become_command(
         filter::set_filter(program.instructions()).context("loading the system call filter")?;
     }
     become_user(&account)?;
+    // As the user, who may not enter every directory that root may.
+    enter_directory(command.cwd.as_deref(), &account.home)?;
     rustix::process::umask(Mode::from(0o022));
     signal::reset();
     close_from(3, true)?;
+    for (resource, limit) in &target.rlimits {
+        setrlimit(*resource, *limit).with_context(|| format!("limiting {resource:?}"))?;
+    }
     execute_by_name(command, &account)
+}
+
+/// The limits that a configuration asks for.
+pub fn resource_limits(config: &Config) -> Result<Vec<(Resource, Rlimit)>> {
+    let limit = |(name, limit): (&lazaret_config::Resource, &lazaret_config::Rlimit)| {
+        Ok((resource(name.name())?, Rlimit { current: limit.soft, maximum: limit.hard }))
+    };
+    config.rlimits.iter().map(limit).collect()
+}
+
+/// Makes room for limits that are higher than ours, as only the host's root may. They are taken in full at the
+/// last moment: they are the command's, and may be too tight for what comes before it.
+fn raise(limits: &[(Resource, Rlimit)]) -> Result<()> {
+    // No limit is the highest.
+    let height = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    for (resource, wanted) in limits {
+        let now = getrlimit(*resource);
+        if height(wanted.maximum) > height(now.maximum) {
+            let room = Rlimit { current: now.current, maximum: wanted.maximum };
+            setrlimit(*resource, room).with_context(|| format!("raising the limit of {resource:?}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn become_user(account: &Account) -> Result<()> {

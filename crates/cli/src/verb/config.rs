@@ -1,5 +1,6 @@
 //! `lazaret config`: what a container is and what it may do.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command};
@@ -90,23 +91,27 @@ fn say(session: &Session, name: &Name, changed: &Changed) {
 
 /// The person's editor on a copy; what comes back is taken if it is sound, and offered again if it is not.
 fn edit_by_hand(session: &Session, name: &Name) -> Result<()> {
-    let store = &session.store;
-    let before = store.document_text(name)?;
+    let workshop = session.store.editing_directory()?;
+    let edited = edit_copy(session, name, &workshop.path().join("container.toml"));
+    session.store.clear(workshop)?;
+    edited
+}
+
+fn edit_copy(session: &Session, name: &Name, path: &Path) -> Result<()> {
+    let before = session.store.document_text(name)?;
     let editor = variable("VISUAL").or_else(|| variable("EDITOR")).unwrap_or_else(|| "vi".into());
-    let dir = store.editing_directory()?;
-    let path = dir.path().join("container.toml");
-    std::fs::write(&path, &before).context("writing a copy to edit")?;
+    std::fs::write(path, &before).context("writing a copy to edit")?;
     loop {
         // By the shell, so that EDITOR="code --wait" works (environ(7)).
         let status = std::process::Command::new("/bin/sh")
             .args(["-c", &format!("{editor} \"$1\""), "sh"])
-            .arg(&path)
+            .arg(path)
             .status()
             .with_context(|| format!("running the editor `{editor}`"))?;
         if !status.success() {
             return Err(error(format!("the editor `{editor}` ended with an error; nothing was changed")));
         }
-        let text = std::fs::read_to_string(&path).context("reading what was edited")?;
+        let text = std::fs::read_to_string(path).context("reading what was edited")?;
         if text == before {
             session.say("nothing was changed");
             return Ok(());

@@ -1,12 +1,10 @@
 //! `lazaret logs`: what a container said on its console.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use lazaret::console::follow;
-use lazaret_base::{Context, Result};
+use lazaret::console::{follow, said};
+use lazaret_base::{Kind, Result};
 
 use super::name_argument;
 use crate::report::print;
@@ -26,21 +24,22 @@ pub fn command(command: Command) -> Command {
 pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
     let (store, name) = (session.ready()?, name(matches)?);
     store.require(&name)?;
-    let mut bytes = Vec::new();
-    for path in store.console_logs(&name) {
-        match File::open(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            file => drop(file.with_context(|| format!("reading the log of `{name}`"))?.read_to_end(&mut bytes)?),
-        }
-    }
-    let text = String::from_utf8_lossy(&bytes);
-    let text = match matches.get_one::<usize>("lines") {
+    let following = match matches.get_flag("follow").then(|| follow(store, &name)) {
+        // Then what it has said is all.
+        Some(Err(e)) if e.what() == Kind::Stopped => None,
+        other => other.transpose()?,
+    };
+    let (before, following) = match following {
+        Some(mut following) => (std::mem::take(&mut following.so_far), Some(following)),
+        None => (said(store, &name)?, None),
+    };
+    let text = String::from_utf8_lossy(&before);
+    print(match matches.get_one::<usize>("lines") {
         Some(lines) => last_lines(&text, *lines),
         None => &text,
-    };
-    print(text);
-    if matches.get_flag("follow") {
-        follow(store, &name, &mut |bytes| print(&String::from_utf8_lossy(bytes)))?;
+    });
+    if let Some(following) = following {
+        following.go_on(&mut |bytes| print(&String::from_utf8_lossy(bytes)))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -76,7 +76,7 @@ fn flag(name: &str) -> u64 {
 }
 
 /// A resource by its name without `RLIMIT_`, in lower case (getrlimit(2)).
-fn resource(name: &str) -> Result<Resource> {
+pub(crate) fn resource(name: &str) -> Result<Resource> {
     const RESOURCES: &[(&str, Resource)] = &[
         ("as", Resource::As),
         ("core", Resource::Core),
