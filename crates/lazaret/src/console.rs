@@ -309,7 +309,7 @@ impl<'a> Console<'a> {
 impl Client {
     /// Sends bytes in packets; `false` if it is gone.
     fn show(&mut self, bytes: &[u8]) -> bool {
-        bytes.chunks(PACKET - 1).all(|chunk| self.send([&[b'd'], chunk].concat()))
+        bytes.chunks(PACKET - 1).all(|chunk| self.send([&b"d"[..], chunk].concat()))
     }
 
     /// Sends a packet, now or when it can take it; `false` if it is gone.

@@ -331,7 +331,7 @@ pub fn console(socket: &OwnedFd, input: BorrowedFd<'_>, output: BorrowedFd<'_>) 
             reading = n > 0;
             let (bytes, leave) = unescape(&typed[..n], &mut escaped);
             if !bytes.is_empty() {
-                let packet = [&[b'd'], bytes.as_slice()].concat();
+                let packet = [&b"d"[..], bytes.as_slice()].concat();
                 send(socket, &packet, SendFlags::NOSIGNAL).context("typing at the console")?;
             }
             if leave {

@@ -305,7 +305,8 @@ pub fn limits(config: &Config, before: Option<&Config>, group: &Group, trees: &H
         let place = trees.limiting(controller, &group.base);
         let Some(Place { dir, v2 }) = place else {
             // The limit on tasks is on by default; a host that can't count them is no reason to refuse.
-            if !render(config, true).is_empty() && !(*key == "pids" && config.pids == Config::default().pids) {
+            let by_default = *key == "pids" && config.pids == Config::default().pids;
+            if !render(config, true).is_empty() && !by_default {
                 return Err(missing_controller(key, controller));
             }
             continue;

@@ -3,7 +3,9 @@
 use lazaret_config::{Config, IdRange, parse};
 use lazaret_runtime::cgroup::{Group, Hierarchies};
 use lazaret_runtime::host::{Host, Label};
-use lazaret_runtime::plan::{Bind, GuestStep, HostStep, OurInit, Plan, Program, Root, Side, Spec, StageStep, Step, program};
+use lazaret_runtime::plan::{
+    Bind, GuestStep, HostStep, OurInit, Plan, Program, Root, Side, Spec, StageStep, Step, program,
+};
 
 fn hybrid() -> Host {
     let v1 = ["cpu,cpuacct", "memory", "pids", "systemd"].map(|name| format!("/sys/fs/cgroup/{name}").into());
@@ -60,7 +62,8 @@ fn a_privileged_container_has_no_ids_to_map_and_no_locks() {
 #[test]
 fn nesting_leaves_proc_and_sys_bare() {
     let plan = compile("nesting = true\n", &hybrid());
-    let masks = |s: &&Step| matches!(s, Step::Stage(StageStep::Mask(_) | StageStep::ReadOnly(_) | StageStep::ReadOnlyMount(_)));
+    let masks =
+        |s: &&Step| matches!(s, Step::Stage(StageStep::Mask(_) | StageStep::ReadOnly(_) | StageStep::ReadOnlyMount(_)));
     assert_eq!(plan.steps.iter().filter(masks).count(), 0);
 }
 
@@ -107,10 +110,12 @@ fn our_init_runs_what_it_is_told() {
 
 #[test]
 fn a_changed_limit_is_written_and_a_dropped_one_is_lifted() {
-    let (before, after) = (parse("t", "memory = \"1G\"\ncpus = 2\n").unwrap(), parse("t", "cpus = 1\npids = \"max\"\n").unwrap());
+    let (before, after) =
+        (parse("t", "memory = \"1G\"\ncpus = 2\n").unwrap(), parse("t", "cpus = 1\npids = \"max\"\n").unwrap());
     let group = Group { base: "lazaret/web".into(), scope: None };
     let limits = lazaret_runtime::cgroup::limits(&after, Some(&before), &group, &workstation().cgroups).unwrap();
-    let lines: Vec<_> = limits.iter().map(|l| format!("{} {}", l.file.file_name().unwrap().display(), l.value)).collect();
+    let lines: Vec<_> =
+        limits.iter().map(|l| format!("{} {}", l.file.file_name().unwrap().display(), l.value)).collect();
     assert_eq!(lines, ["memory.max max", "memory.swap.max max", "cpu.max 100000 100000", "pids.max max"]);
     assert_eq!(Config::default().pids, Some(8192));
 }
