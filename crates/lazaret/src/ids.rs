@@ -5,9 +5,10 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use lazaret_base::{Context, Result, error};
+use lazaret_base::{Context, Kind, Result, error};
 use lazaret_config::Name;
 use lazaret_runtime::idmap::COUNT;
+use rustix::io::Errno;
 
 use crate::store::{Ids, Store};
 
@@ -95,7 +96,13 @@ pub fn release(store: &Store, ids: Ids) -> Result<()> {
 pub fn release_abandoned(store: &Store) -> Result<()> {
     let mut taken: Vec<u32> = Vec::new();
     for name in store.names()? {
-        taken.extend(store.record(&name)?.ids.map(|ids| ids.start));
+        match store.record(&name) {
+            Ok(record) => taken.extend(record.ids.map(|ids| ids.start)),
+            // Destroyed meanwhile, and its range is free.
+            Err(e) if e.what() == Kind::NotFound || e.errno() == Some(Errno::NOENT) => {}
+            // Whose ids it has can't be told, so none are free.
+            Err(_) => return Ok(()),
+        }
     }
     for entry in fs::read_dir(store.ids()).context("listing the taken id ranges")? {
         let entry = entry?;

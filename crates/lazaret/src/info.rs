@@ -72,7 +72,10 @@ pub struct Line {
 /// All containers. One that can't be read is listed as broken, not left out.
 pub fn list(store: &Store) -> Result<Vec<Line>> {
     let trees = Hierarchies::probe()?;
-    Ok(store.names()?.into_iter().map(|name| line(store, name, &trees)).collect())
+    let mut lines: Vec<Line> = store.names()?.into_iter().map(|name| line(store, name, &trees)).collect();
+    // Destroyed while we looked.
+    lines.retain(|line| line.state != State::Broken || store.exists(&line.name));
+    Ok(lines)
 }
 
 fn line(store: &Store, name: Name, trees: &Hierarchies) -> Line {

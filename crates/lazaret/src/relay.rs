@@ -243,23 +243,39 @@ impl Pump<'_> {
     }
 
     /// The command has ended: what it said last still goes out. Input that it did not take is dropped.
+    ///
+    /// What a pipe or a terminal holds is far less than the bound, which is for those who live on in the
+    /// background and never fall silent.
     fn finish(&mut self) {
+        const BOUND: usize = 1 << 20;
         if matches!(self.from, Side::Callers(_)) {
             return;
         }
-        while !self.ended {
-            let before = self.waiting.len();
-            self.write();
+        let mut read = 0;
+        while !self.ended && read < BOUND {
+            self.write_all();
             let mut bytes = [0u8; 65536];
             match rustix::io::read(&self.from, &mut bytes) {
-                Ok(n @ 1..) => self.waiting.extend(&bytes[..n]),
+                Ok(n @ 1..) => {
+                    read += n;
+                    self.waiting.extend(&bytes[..n]);
+                }
                 _ => self.ended = true,
             }
-            if before > 0 && self.waiting.len() > 1 << 20 {
-                break;
-            }
         }
+        self.write_all();
+    }
+
+    /// Writes what waits, however long the reader takes.
+    fn write_all(&mut self) {
         self.write();
+        while let Some(to) = self.to.as_ref().filter(|_| !self.waiting.is_empty()) {
+            let mut fds = [PollFd::from_borrowed_fd(to.as_fd(), PollFlags::OUT)];
+            if poll(&mut fds, None).is_err_and(|e| e != Errno::INTR) {
+                return;
+            }
+            self.write();
+        }
     }
 }
 

@@ -361,10 +361,12 @@ impl Store {
 
     /// A new, empty directory to make something in; left behind, the next command removes it.
     pub(crate) fn workshop(&self, what: &str) -> Result<Workshop> {
-        let made = self.state.join("tmp").join(format!("{what}-{}", std::process::id()));
+        let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let name = format!("{what}-{}-{}{:09}", std::process::id(), since_boot.tv_sec, since_boot.tv_nsec);
+        let made = self.state.join("tmp").join(name);
+        // Locked before it is there: who clears up looks for directories, and finds none without a lock.
+        let lock = Lock::wait(&self.lock_of_workshop(&made))?;
         make_private(&made)?;
-        let lock =
-            Lock::try_take(&self.lock_of_workshop(&made))?.ok_or_else(|| error("a directory of our own is locked"))?;
         Ok(Workshop { path: made, lock })
     }
 
@@ -398,12 +400,9 @@ impl Store {
     pub(crate) fn clear_abandoned(&self) -> Result<()> {
         for entry in fs::read_dir(self.state.join("tmp")).context("looking for what was left half-done")? {
             let path = entry?.path();
-            if path.extension().is_some_and(|e| e == "lock") {
-                continue;
-            }
             let lock_path = self.lock_of_workshop(&path);
             if let Some(_lock) = Lock::try_take(&lock_path)? {
-                remove(&self.state.join("tmp"), &path)?;
+                remove(&self.state.join("tmp"), &path.with_extension(""))?;
                 let _ = fs::remove_file(&lock_path);
             }
         }
