@@ -1,14 +1,20 @@
 //! What every verb needs: the installation, and a way to speak.
 
+use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
 use lazaret::Store;
 use lazaret::recover::recover;
-use lazaret_base::{Kind, Result, error};
+use lazaret::runtime::spawn::sealed_self;
+use lazaret_base::{Context, Kind, Result, error};
 use lazaret_config::Name;
+use rustix::fs::{SealFlags, fcntl_get_seals};
 
 /// One call of the program.
 pub struct Session {
@@ -37,6 +43,22 @@ impl Session {
         }
         recover(&self.store)?;
         Ok(&self.store)
+    }
+
+    /// Before entering a privileged container: goes on from a sealed copy of this program in memory, since root inside
+    /// could write to the file that a process which enters comes from (CVE-2019-5736). Other containers have no right
+    /// to it.
+    pub fn out_of_reach_of(&self, name: &Name) -> Result<()> {
+        let own = File::open("/proc/self/exe").context("looking at our own program")?;
+        let sealed = fcntl_get_seals(&own).is_ok_and(|seals| seals.contains(SealFlags::WRITE));
+        if sealed || !self.store.record(name).is_ok_and(|record| record.ids.is_none()) {
+            return Ok(());
+        }
+        let copy = sealed_self()?;
+        let mut arguments = std::env::args_os();
+        let called = arguments.next().unwrap_or_default();
+        let mut again = Command::new(format!("/proc/self/fd/{}", copy.as_raw_fd()));
+        Err(again.arg0(called).args(arguments).exec()).context("going on from a copy in memory")
     }
 
     /// Talk, for people: on standard error.

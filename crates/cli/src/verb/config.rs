@@ -25,13 +25,15 @@ pub fn command(command: Command) -> Command {
         .disable_help_subcommand(true)
         .subcommands([
             Command::new("show").about("Show the file, or all values").arg(json_flag()),
-            Command::new("get").about("Show one value, the default if it is not set").arg(key("The key, such as memory")),
+            Command::new("get")
+                .about("Show one value, the default if it is not set")
+                .args([key("The key, such as memory"), json_flag()]),
             Command::new("set").about("Set values, all or none").arg(
                 Arg::new("pairs").value_name("KEY=VALUE").required(true).num_args(1..).help("Such as memory=1G or env.LANG=C.UTF-8").add(ArgValueCompleter::new(super::complete_key)),
             ),
             Command::new("unset").about("Go back to the default").arg(key("The key")),
             Command::new("edit").about("Edit the file in $EDITOR"),
-            Command::new("keys").about("List every key there is"),
+            Command::new("keys").about("List every key there is").arg(json_flag()),
         ])
         .after_help(
             "\
@@ -53,6 +55,9 @@ fn complete_key(typed: &std::ffi::OsStr) -> Vec<CompletionCandidate> {
 pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
     let name = name(matches)?;
     let Some((act, matches)) = matches.subcommand() else { return Ok(ExitCode::from(2)) };
+    if act == "keys" && matches.get_flag("json") {
+        return json(&keys().iter().map(described).collect::<Vec<_>>());
+    }
     if act == "keys" {
         print(&table_of_keys());
         return Ok(ExitCode::SUCCESS);
@@ -62,6 +67,7 @@ pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
     match act {
         "show" if matches.get_flag("json") => return json(store.document(&name)?.config()),
         "show" => print(&store.document_text(&name)?),
+        "get" if matches.get_flag("json") => return json(&store.document(&name)?.get(key())?),
         "get" => {
             if let Some(value) = store.document(&name)?.get(key())? {
                 print(&format!("{value}\n"));
@@ -138,6 +144,17 @@ fn again(session: &Session, e: &lazaret_base::Error) -> Result<bool> {
     }
     session.say(&format!("{e}\nEnter edits again, Ctrl-D gives up"));
     Ok(std::io::stdin().read_line(&mut String::new())? > 0)
+}
+
+fn described(key: &lazaret_config::Key) -> serde_json::Value {
+    serde_json::json!({
+        "key": key.name,
+        "value": key.shape,
+        "default": key.default,
+        "live": key.live,
+        "meaning": key.doc,
+        "example": key.example,
+    })
 }
 
 fn table_of_keys() -> String {

@@ -36,6 +36,7 @@ Examples:
 
 pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
     let (store, name) = (session.ready()?, name(matches)?);
+    session.out_of_reach_of(&name)?;
     let command = attach::Command {
         words: words(matches, "command"),
         user: matches.get_one::<String>("user").cloned(),

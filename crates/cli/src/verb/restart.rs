@@ -21,6 +21,7 @@ pub fn command(command: Command) -> Command {
 
 pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
     let (store, name) = (session.ready()?, name(matches)?);
+    session.out_of_reach_of(&name)?;
     match stop::end(session, &name, duration(matches, "timeout")?, false) {
         // One that does not run is just started.
         Err(e) if e.what() != Kind::Stopped => return Err(e),

@@ -23,6 +23,7 @@ pub fn command(command: Command) -> Command {
 
 pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
     let (store, name) = (session.ready()?, name(matches)?);
+    session.out_of_reach_of(&name)?;
     let command = attach::Command { user: matches.get_one::<String>("user").cloned(), ..Default::default() };
     store.require(&name)?;
     if !store.is_kept(&name)? {

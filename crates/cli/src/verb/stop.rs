@@ -25,6 +25,8 @@ pub fn command(command: Command) -> Command {
 pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
     let name = name(matches)?;
     session.ready()?;
+    // Some inits are asked by a command of their own, run inside.
+    session.out_of_reach_of(&name)?;
     end(session, &name, duration(matches, "timeout")?, matches.get_flag("kill"))?;
     Ok(ExitCode::SUCCESS)
 }
