@@ -59,7 +59,9 @@ pub fn usage(e: &clap::Error) -> ExitCode {
 
 /// Writes data. A reader that has gone away is no error (`lazaret list | head -1`).
 pub fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let mut stdout = std::io::stdout();
+    // At once: the line that is being followed may be a prompt, without an end.
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
 /// Writes a value as JSON, one document.

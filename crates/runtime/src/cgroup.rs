@@ -403,6 +403,10 @@ pub fn kill(payload: &Path, deadline: Duration) -> Result<()> {
     }
 }
 
+/// The kernel tells of changes every 10 ms at most, and of those that wait when a group is removed never
+/// (cgroup_file_notify and cgroup_rm_file in kernel/cgroup/cgroup.c): so we look again by ourselves, too.
+const NEWS_LOST: Duration = Duration::from_millis(10);
+
 /// Waits until `cgroup.events` has a line. The kernel announces each change of the file by POLLPRI.
 fn wait_for(group: &Path, line: &str, deadline: Duration) -> Result<bool> {
     let end = Instant::now() + deadline;
@@ -421,6 +425,7 @@ fn wait_for(group: &Path, line: &str, deadline: Duration) -> Result<bool> {
             return Ok(true);
         }
         let Some(left) = end.checked_duration_since(Instant::now()) else { return Ok(false) };
+        let left = left.min(NEWS_LOST);
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
         match poll(&mut [PollFd::new(&file, PollFlags::PRI)], Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}

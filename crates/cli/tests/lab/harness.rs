@@ -51,7 +51,9 @@ impl World {
         need_root();
         let base = fresh_directory();
         let (root, space) = (base.join("root"), base.join("space"));
-        [&root, &space].map(|dir| fs::create_dir(dir).unwrap());
+        for dir in [&root, &space] {
+            fs::create_dir(dir).unwrap();
+        }
         let mut holder = Command::new("unshare");
         let script = format!("set -e; {mount}\necho mounted; exec cat");
         holder.args(["--mount", "--propagation", "private", "/bin/sh", "-c", &script]);
@@ -318,7 +320,9 @@ impl Drop for World {
         let cleared = self.clear();
         let left = match self.elsewhere {
             // Its files are out of our sight; the commands in there have seen to them.
-            Some(_) => self.sh("cd $LAZARET_ROOT && ls containers ids tmp run/containers | grep -v ':$' | grep .").stdout,
+            Some(_) => {
+                self.sh("cd $LAZARET_ROOT && ls containers ids tmp run/containers | grep -v ':$' | grep .").stdout
+            }
             None => self.leftovers().join("\n"),
         };
         self.elsewhere.take();
@@ -414,8 +418,17 @@ impl Out {
 
 impl fmt::Display for Out {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "status {}\n--- stdout\n{}\n--- stderr\n{}", self.status, self.stdout, self.stderr)
+        let (stdout, stderr) = (shown(&self.bytes), shown(self.stderr.as_bytes()));
+        write!(f, "status {}\n--- stdout\n{stdout}\n--- stderr\n{stderr}", self.status)
     }
+}
+
+/// Output as it is shown when a test fails: its end, if there is much of it.
+fn shown(bytes: &[u8]) -> String {
+    const MOST: usize = 4000;
+    let from = bytes.len().saturating_sub(MOST);
+    let omitted = if from > 0 { format!("[{from} bytes before that]\n") } else { String::new() };
+    omitted + &String::from_utf8_lossy(&bytes[from..])
 }
 
 /// A command that runs, with pipes to it. Dropped, it is killed.
@@ -556,11 +569,7 @@ impl Running {
 
     fn so_far(&self) -> String {
         let [stdout, stderr] = &self.came;
-        format!(
-            "--- stdout so far\n{}\n--- stderr so far\n{}",
-            String::from_utf8_lossy(stdout),
-            String::from_utf8_lossy(stderr)
-        )
+        format!("--- stdout so far\n{}\n--- stderr so far\n{}", shown(stdout), shown(stderr))
     }
 }
 
@@ -683,7 +692,7 @@ impl Pty {
     }
 
     fn so_far(&self) -> String {
-        format!("--- screen so far\n{}", String::from_utf8_lossy(&self.came))
+        format!("--- screen so far\n{}", shown(&self.came))
     }
 }
 
@@ -825,7 +834,9 @@ fn add_init(root: &Path) {
 fn static_busybox() -> Vec<u8> {
     const REMEDY: &str = "these tests need /bin/busybox, statically linked: apt-get install busybox-static";
     let mut bytes = Vec::new();
-    fs::File::open("/bin/busybox").and_then(|mut f| f.read_to_end(&mut bytes)).unwrap_or_else(|e| panic!("{REMEDY} ({e})"));
+    fs::File::open("/bin/busybox")
+        .and_then(|mut f| f.read_to_end(&mut bytes))
+        .unwrap_or_else(|e| panic!("{REMEDY} ({e})"));
     assert!(!has_interpreter(&bytes), "{REMEDY}");
     bytes
 }

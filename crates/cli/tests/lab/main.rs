@@ -5,7 +5,15 @@
 
 mod harness;
 
+mod config;
+mod console;
+mod exec;
+mod images;
+mod host_image;
+mod isolation;
+mod inits;
+mod lifecycle;
+
 mod escape;
-mod smoke;
 mod race;
 mod survive;

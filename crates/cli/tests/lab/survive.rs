@@ -1,0 +1,691 @@
+//! Processes are killed, disks are full, clients lie: what is left is always whole, and nothing is left over.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, send, socket_with,
+};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::escape::attack;
+use crate::harness::*;
+
+// --- kill -9 at every step of a start ---
+
+/// What there is beside a stopped container `c`.
+fn surplus(world: &World) -> Vec<String> {
+    let own = |line: &String| line == "file containers/c" || line.starts_with("file ids/");
+    world.leftovers().into_iter().filter(|line| !own(line)).collect()
+}
+
+#[track_caller]
+fn kill(pid: i32) {
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+}
+
+/// Starts `c` with one process killed at each step in turn. What is left is taken away by the next command, which
+/// only lists; then the container starts as if nothing had been.
+fn killed_at_each_step(victim: &str) {
+    let world = World::new();
+    world.create("c", bare());
+    let plan = world.ok(&["plan", "c", "--json"]).json();
+    let steps = plan.as_array().unwrap();
+    assert!(steps.len() > 40, "a plan of {} steps", steps.len());
+    let mut failed = 0;
+    for (at, step) in steps.iter().enumerate() {
+        let out = world.lazaret(&["start", "c", "--inject", &format!("{victim}:{at}")]);
+        assert_ne!(out.status, 2, "these tests need the command built with the feature `inject`\n{out}");
+        let what = format!("after the {victim} was killed at step {at}, {step}");
+        match out.status {
+            // The victim was not there yet.
+            0 => assert!(victim == "guest", "nobody was killed {what}\n{out}"),
+            1 => {
+                assert!(out.stderr.starts_with("error: starting `c`"), "{what}\n{out}");
+                failed += 1;
+            }
+            _ => panic!("{what}: {out}"),
+        }
+        let listed = world.ok(&["list", "--json"]).json();
+        let state = word(&listed[0]["state"]);
+        if out.status == 1 {
+            assert_eq!(state, "stopped", "{what}");
+            assert_eq!(surplus(&world), Vec::<String>::new(), "{what}");
+            world.ok(&["start", "c"]);
+        } else {
+            assert_eq!(state, "running", "{what}");
+        }
+        world.ok(&["stop", "c", "--kill"]);
+    }
+    assert!(failed > 40, "only {failed} starts failed");
+}
+
+#[test]
+fn a_keeper_killed_at_any_step_of_a_start_leaves_nothing() {
+    killed_at_each_step("keeper");
+}
+
+#[test]
+fn an_init_to_be_killed_at_any_step_of_a_start_leaves_nothing() {
+    killed_at_each_step("guest");
+}
+
+#[test]
+fn whoever_is_at_work_killed_at_any_step_of_a_start_leaves_nothing() {
+    killed_at_each_step("itself");
+}
+
+/// The container runs without the command that asked for it.
+#[test]
+fn a_command_killed_at_any_step_of_a_start_leaves_a_whole_container() {
+    let world = World::new();
+    world.create("c", bare());
+    let steps = world.ok(&["plan", "c", "--json"]).json().as_array().unwrap().len();
+    let mut killed = 0;
+    for at in 0..steps {
+        let out = world.lazaret(&["start", "c", "--inject", &format!("command:{at}")]);
+        assert!(out.status == 0 || out.status == -9, "at step {at}\n{out}");
+        killed += i32::from(out.status == -9);
+        let listed = world.ok(&["list", "--json"]).json();
+        assert!(["starting", "running"].contains(&word(&listed[0]["state"]).as_str()), "at step {at}: {listed}");
+        world.wait("c", "running");
+        world.ok(&["exec", "c", "--", "true"]);
+        world.ok(&["stop", "c", "--kill"]);
+        assert_eq!(surplus(&world), Vec::<String>::new(), "at step {at}");
+    }
+    assert!(killed > 10, "the command was killed {killed} times");
+}
+
+// --- kill -9 of what runs ---
+
+#[test]
+fn a_container_ends_with_its_keeper() {
+    let world = World::new();
+    world.start_container("c", busybox());
+    let before = world.processes();
+    // One of another session, with its own cgroup, that hears nothing.
+    world.exec_sh("c", "mkdir /sys/fs/cgroup/deep; (trap '' HUP TERM; echo $$ >/sys/fs/cgroup/deep/cgroup.procs; setsid sleep 1000 </dev/null >/dev/null 2>&1 &)");
+    let init = world.init_pid("c");
+    let mut inside = world.spawn(&["exec", "c", "--", "cat"]);
+    kill(world.keeper_pid("c"));
+    let out = world.ok(&["list", "--json"]).json();
+    assert_eq!(out[0]["state"], "stopped");
+    assert_eq!(inside_ended(&mut inside), true, "a command inside outlives its container");
+    assert!(!Path::new(&format!("/proc/{init}")).exists(), "its init lives on");
+    assert_eq!(surplus(&world), Vec::<String>::new(), "before that there were {before:?}");
+    world.ok(&["start", "c"]);
+    world.exec("c", &["true"]);
+}
+
+fn inside_ended(inside: &mut Running) -> bool {
+    readable_within(rustix::process::pidfd_open(Pid::from_raw(inside.pid() as i32).unwrap(), rustix::process::PidfdFlags::empty()).unwrap(), Duration::from_secs(10))
+}
+
+/// Whichever command comes next, it does not stumble over what a keeper left.
+#[test]
+fn any_command_cleans_up_after_a_killed_keeper() {
+    let world = World::new();
+    world.create("c", bare());
+    let next: &[(&[&str], i32)] = &[
+        (&["start", "c"], 0),
+        (&["stop", "c"], 1),
+        (&["exec", "c", "--", "true"], 125),
+        (&["info", "c"], 0),
+        (&["rename", "c", "d"], 0),
+        (&["rename", "d", "c"], 0),
+        (&["config", "c", "set", "pids=300"], 0),
+        (&["logs", "c"], 0),
+        (&["restart", "c"], 0),
+        (&["freeze", "c"], 1),
+        (&["shell", "c"], 0),
+        (&["wait", "c", "stopped"], 0),
+        (&["doctor"], 0),
+        (&["plan", "c"], 0),
+        (&["destroy", "c"], 0),
+    ];
+    for (words, status) in next {
+        let name = if words.contains(&"d") && words[1] == "d" { "d" } else { "c" };
+        world.lazaret(&["start", name]);
+        let cgroups = world.cgroups().len();
+        kill(world.keeper_pid(name));
+        let out = world.lazaret(words);
+        // Doctor judges the whole host.
+        assert!(out.status == *status || words[0] == "doctor", "`lazaret {}` after its keeper was killed\n{out}", words.join(" "));
+        if !["start", "restart", "shell"].contains(&words[0]) {
+            assert_eq!(world.cgroups(), Vec::<std::path::PathBuf>::new(), "{words:?} left some of {cgroups} groups");
+        }
+    }
+}
+
+#[test]
+fn a_container_whose_init_is_killed_is_stopped() {
+    let world = World::new();
+    world.start_container("c", busybox());
+    let mut waiting = world.spawn(&["wait", "c", "stopped", "--timeout", "20s"]);
+    waiting.allow(Duration::from_secs(30));
+    kill(world.init_pid("c"));
+    assert_eq!(waiting.wait().status, 0);
+    world.wait("c", "stopped");
+    assert_eq!(surplus(&world), Vec::<String>::new());
+    world.ok(&["start", "c"]);
+}
+
+#[test]
+fn a_container_that_is_killed_while_it_is_frozen_is_cleaned_up() {
+    let world = World::new();
+    world.start_container("c", bare());
+    world.ok(&["freeze", "c"]);
+    kill(world.keeper_pid("c"));
+    assert_eq!(world.ok(&["list", "--json"]).json()[0]["state"], "stopped");
+    assert_eq!(surplus(&world), Vec::<String>::new());
+    world.ok(&["start", "c"]);
+}
+
+// --- kill -9 of commands, before every change that they make ---
+
+/// Runs a command again and again, killed before its first change of anything (by system call), its second, and so
+/// on until it comes through. `judge` looks at what is there after the next command, a mere `list`.
+fn killed_before_each_change(world: &World, words: &[&str], prepare: impl Fn(), judge: impl Fn(&str)) {
+    const MOST: usize = 1000;
+    for at in 0..MOST {
+        prepare();
+        let mut traced = Command::new(attack());
+        traced.args(["kill-at", &at.to_string(), LAZARET, "--root"]).arg(world.root()).args(words);
+        let out = world.run(traced, b"");
+        assert_eq!(out.status, 0, "{out}");
+        world.ok(&["list"]);
+        let what = format!("`lazaret {}` {}", words.join(" "), out.stdout.trim());
+        judge(&what);
+        if let Some(ended) = out.stdout.strip_prefix("ended ") {
+            assert_eq!(ended.trim(), "0", "{out}");
+            assert!(at > 5, "it was killed only {at} times");
+            return;
+        }
+    }
+    panic!("more than {MOST} changes");
+}
+
+/// What `list` says of `c`; empty if it is not there.
+fn state_of_c(world: &World) -> String {
+    let listed = world.ok(&["list", "--json"]).json();
+    let found = listed.as_array().unwrap().iter().find(|line| line["name"] == "c");
+    found.map_or(String::new(), |line| word(&line["state"]))
+}
+
+#[test]
+fn a_create_that_is_killed_makes_all_or_nothing() {
+    let world = World::new();
+    let image = text(&bare()).to_owned();
+    let prepare = || {
+        world.lazaret(&["destroy", "c"]);
+    };
+    killed_before_each_change(&world, &["create", "c", "--image", &image], prepare, |what| {
+        match state_of_c(&world).as_str() {
+            "" => assert_eq!(world.leftovers(), Vec::<String>::new(), "{what}"),
+            "stopped" => {
+                assert_eq!(surplus(&world), Vec::<String>::new(), "{what}");
+                world.ok(&["info", "c"]);
+            }
+            other => panic!("{what}: {other}"),
+        }
+    });
+    world.ok(&["start", "c"]);
+}
+
+#[test]
+fn an_import_that_is_killed_leaves_no_half_image() {
+    let world = World::new();
+    let tree = world.path("tree");
+    for dir in ["etc", "bin", "usr/share"] {
+        fs::create_dir_all(tree.join(dir)).unwrap();
+    }
+    fs::write(tree.join("etc/os-release"), "NAME=tiny\n").unwrap();
+    fs::write(tree.join("usr/share/data"), vec![7; 300_000]).unwrap();
+    let archive = world.path("tiny.tar");
+    let made = Command::new("tar").arg("-C").arg(&tree).arg("-cf").arg(&archive).arg(".").status().unwrap();
+    assert!(made.success());
+    let prepare = || {
+        world.lazaret(&["destroy", "c"]);
+        let _ = fs::remove_dir_all(world.path("images"));
+    };
+    killed_before_each_change(&world, &["create", "c", "--image", text(&archive)], prepare, |what| {
+        let half: Vec<_> = entries(&world.path("images/tmp"));
+        assert!(half.is_empty(), "{what}: {half:?} is left in the image store");
+        for layer in entries(&world.path("images/layers")) {
+            let rootfs = world.path("images/layers").join(layer).join("rootfs");
+            assert_eq!(fs::read(rootfs.join("usr/share/data")).unwrap(), vec![7; 300_000], "{what}: half an image");
+        }
+        match state_of_c(&world).as_str() {
+            "" => assert_eq!(world.leftovers(), Vec::<String>::new(), "{what}"),
+            _ => assert_eq!(surplus(&world), Vec::<String>::new(), "{what}"),
+        }
+        // What was imported or not is no hindrance to the next.
+        world.lazaret(&["destroy", "c"]);
+        world.ok(&["create", "c", "--image", text(&archive)]);
+    });
+}
+
+#[test]
+fn a_destroy_that_is_killed_removes_all_or_nothing() {
+    let world = World::new();
+    let prepare = || {
+        if state_of_c(&world).is_empty() {
+            world.create("c", bare());
+            fs::create_dir_all(world.path("containers/c/upper/etc/many")).unwrap();
+            (0..4).for_each(|at| fs::write(world.path(&format!("containers/c/upper/etc/many/{at}")), "x").unwrap());
+        }
+    };
+    killed_before_each_change(&world, &["destroy", "c"], prepare, |what| match state_of_c(&world).as_str() {
+        "" => assert_eq!(world.leftovers(), Vec::<String>::new(), "{what}"),
+        "stopped" => {
+            assert_eq!(surplus(&world), Vec::<String>::new(), "{what}");
+            assert_eq!(entries(&world.path("ids")).len(), 1, "{what}");
+            assert_eq!(entries(&world.path("containers/c/upper/etc/many")).len(), 4, "{what}: half of it is gone");
+        }
+        other => panic!("{what}: {other}"),
+    });
+}
+
+#[test]
+fn a_forced_destroy_that_is_killed_removes_all_or_nothing() {
+    let world = World::new();
+    let prepare = || {
+        if state_of_c(&world).is_empty() {
+            world.create("c", bare());
+        }
+        if state_of_c(&world) == "stopped" {
+            world.ok(&["start", "c"]);
+        }
+    };
+    killed_before_each_change(&world, &["destroy", "--force", "c"], prepare, |what| match state_of_c(&world).as_str() {
+        "" => assert_eq!(world.leftovers(), Vec::<String>::new(), "{what}"),
+        "stopped" => assert_eq!(surplus(&world), Vec::<String>::new(), "{what}"),
+        // Its keeper may be at it just now.
+        "running" | "stopping" => {}
+        other => panic!("{what}: {other}"),
+    });
+}
+
+#[test]
+fn a_rename_that_is_killed_leaves_one_name() {
+    let world = World::new();
+    world.create("c", bare());
+    let prepare = || {
+        world.lazaret(&["rename", "d", "c"]);
+    };
+    killed_before_each_change(&world, &["rename", "c", "d"], prepare, |what| {
+        let names = world.ok(&["list", "--names"]).stdout;
+        assert!(["c\n", "d\n"].contains(&names.as_str()), "{what}: {names}");
+        let left: Vec<_> = world.leftovers().into_iter().filter(|line| !line.starts_with("file ids/")).collect();
+        assert_eq!(left, [format!("file containers/{}", names.trim())], "{what}");
+        world.ok(&["info", names.trim()]);
+    });
+}
+
+#[test]
+fn a_setting_that_is_killed_is_made_or_not() {
+    let world = World::new();
+    world.start_container("c", bare());
+    let prepare = || {
+        world.ok(&["config", "c", "set", "pids=100"]);
+    };
+    killed_before_each_change(&world, &["config", "c", "set", "pids=200"], prepare, |what| {
+        let set = world.ok(&["config", "c", "get", "pids"]).stdout;
+        assert!(["100\n", "200\n"].contains(&set.as_str()), "{what}: {set}");
+        // The next setting is in force, whatever became of this one.
+        world.ok(&["config", "c", "set", "pids=150"]);
+        let limits = world.cgroups().into_iter().filter_map(|dir| fs::read_to_string(dir.join("pids.max")).ok());
+        assert!(limits.into_iter().any(|limit| limit == "150\n"), "{what}");
+    });
+}
+
+#[test]
+fn a_start_that_is_killed_leaves_a_whole_container() {
+    let world = World::new();
+    world.create("c", bare());
+    let prepare = || {
+        world.lazaret(&["stop", "c", "--kill"]);
+    };
+    killed_before_each_change(&world, &["start", "c"], prepare, |what| match state_of_c(&world).as_str() {
+        "stopped" => assert_eq!(surplus(&world), Vec::<String>::new(), "{what}"),
+        "starting" | "running" => {
+            world.wait("c", "running");
+            world.ok(&["exec", "c", "--", "true"]);
+        }
+        other => panic!("{what}: {other}"),
+    });
+}
+
+#[test]
+fn a_stop_that_is_killed_can_be_asked_again() {
+    let world = World::new();
+    world.create("c", busybox());
+    let prepare = || {
+        world.lazaret(&["start", "c"]);
+    };
+    for words in [&["stop", "c", "--timeout", "10s"][..], &["stop", "c", "--kill"]] {
+        killed_before_each_change(&world, words, prepare, |what| {
+            assert!(["running", "stopping", "stopped"].contains(&state_of_c(&world).as_str()), "{what}");
+            let out = world.lazaret(&["stop", "c", "--timeout", "10s"]);
+            assert!(out.status == 0 || out.stderr.contains("is not running"), "{what}\n{out}");
+            assert_eq!(state_of_c(&world), "stopped", "{what}");
+            assert_eq!(surplus(&world), Vec::<String>::new(), "{what}");
+        });
+    }
+}
+
+#[test]
+fn an_exec_that_is_killed_does_the_container_no_harm() {
+    let world = World::new();
+    world.start_container("c", bare());
+    let init = world.init_pid("c");
+    killed_before_each_change(&world, &["exec", "c", "--", "true"], || {}, |what| {
+        assert_eq!(world.init_pid("c"), init, "{what}");
+        assert_eq!(world.exec("c", &["echo", "well"]), "well", "{what}");
+    });
+    world.ok(&["stop", "c", "--timeout", "20s"]);
+    assert_eq!(surplus(&world), Vec::<String>::new());
+}
+
+#[test]
+fn a_freeze_that_is_killed_can_be_taken_back() {
+    let world = World::new();
+    world.start_container("c", bare());
+    let prepare = || {
+        world.ok(&["unfreeze", "c"]);
+    };
+    killed_before_each_change(&world, &["freeze", "c"], prepare, |what| {
+        world.ok(&["unfreeze", "c"]);
+        assert_eq!(world.exec("c", &["echo", "well"]), "well", "{what}");
+    });
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_nothing() {
+    let world = World::new();
+    let image = text(&bare()).to_owned();
+    killed_before_each_change(&world, &["run", "--image", &image, "--", "true"], || {}, |what| {
+        assert_eq!(world.leftovers(), Vec::<String>::new(), "{what}");
+    });
+}
+
+/// The keeper, which gives everything back at the end, killed before each change that it makes then.
+#[test]
+fn a_keeper_killed_while_its_container_ends_leaves_nothing() {
+    let world = World::new();
+    world.create("c", bare());
+    for at in 0..1000 {
+        world.ok(&["start", "c"]);
+        let mut tracer = Command::new(attack());
+        tracer.args(["kill-running-at", &at.to_string(), &world.keeper_pid("c").to_string()]);
+        let mut tracer = Running::start(tracer);
+        tracer.expect("watching\n");
+        kill(world.init_pid("c"));
+        let out = tracer.wait();
+        assert_eq!(world.ok(&["list", "--json"]).json()[0]["state"], "stopped", "{out}");
+        assert_eq!(surplus(&world), Vec::<String>::new(), "{out}");
+        if out.stdout.contains("ended") {
+            assert!(at > 5, "it was killed only {at} times");
+            return;
+        }
+    }
+    panic!("a keeper's end has no end");
+}
+
+// --- disks that are full, or can't be written ---
+
+/// A small disk of its own, that can be filled.
+fn small_disk() -> World {
+    let world = World::mounted_by(
+        "truncate -s 24M $SPACE/disk; mkfs.ext4 -q -m 0 -N 2000 $SPACE/disk; mount -o loop $SPACE/disk $ROOT; rm -rf $ROOT/lost+found",
+    );
+    world.ok(&["list"]);
+    world
+}
+
+/// Takes all the room there is, to the last block.
+const FILL: &str = "cat /dev/zero >$LAZARET_ROOT/.fill 2>/dev/null; i=0; while echo >$LAZARET_ROOT/.fill$i; do i=$((i+1)); [ $i -lt 50 ] || break; done 2>/dev/null; ! echo x >$LAZARET_ROOT/.more";
+const FREE: &str = "rm -f $LAZARET_ROOT/.fill* $LAZARET_ROOT/.more";
+
+/// The sentence says what was being done and what is wrong.
+#[track_caller]
+fn says(out: &Out, what: &str, status: i32) {
+    let said = out.stderr.to_lowercase();
+    assert!(out.status == status && said.starts_with("error: ") && said.contains(what), "`{what}` is not said\n{out}");
+    assert!(!said.contains("panicked"), "{out}");
+}
+
+/// What is on the disk, as its users see it: names, and the bytes of what must not change.
+#[track_caller]
+fn contents(world: &World) -> String {
+    world.sh("cd $LAZARET_ROOT; ls containers ids tmp; for c in containers/*/container.toml containers/*/record.json; do echo $c; cat $c; done").stdout
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_lost_and_everything_is_said() {
+    let world = small_disk();
+    let image = text(&bare()).to_owned();
+    world.ok(&["create", "c", "--image", &image]);
+    world.ok(&["create", "gone", "--image", &image]);
+    let before = contents(&world);
+    let filled = world.sh(FILL);
+    assert_eq!(filled.status, 0, "{filled}");
+    says(&world.lazaret(&["create", "d", "--image", &image]), "no space left on device", 1);
+    says(&world.lazaret(&["config", "c", "set", "memory=200M"]), "no space left on device", 1);
+    says(&world.lazaret(&["start", "c"]), "no space left on device", 1);
+    says(&world.lazaret(&["run", "--image", &image, "--", "true"]), "no space left on device", 125);
+    assert_eq!(contents(&world), before, "something was changed on a full disk");
+    // What can be told, is; what makes room, works.
+    world.ok(&["list"]);
+    world.ok(&["info", "c"]);
+    world.ok(&["config", "c", "show"]);
+    world.ok(&["plan", "c"]);
+    world.ok(&["destroy", "gone"]);
+    world.sh(FREE);
+    world.ok(&["config", "c", "set", "memory=200M"]);
+    world.ok(&["start", "c"]);
+    world.ok(&["exec", "c", "--", "true"]);
+    world.ok(&["create", "d", "--image", &image]);
+}
+
+#[test]
+fn an_import_that_finds_no_room_leaves_nothing() {
+    let world = small_disk();
+    let big = world.root().parent().unwrap().join("big.tar");
+    let made = Command::new("sh")
+        .args(["-c", "mkdir -p $0.d/etc && head -c 40000000 /dev/zero >$0.d/etc/data && tar -C $0.d -cf $0 . && rm -r $0.d"])
+        .arg(&big)
+        .status();
+    assert!(made.unwrap().success());
+    let free = || world.sh("cd $LAZARET_ROOT; sync; df -k --output=avail . | tail -1; find images/tmp images/layers containers ids tmp -mindepth 1").stdout;
+    world.lazaret(&["create", "c", "--image", text(&bare())]);
+    world.ok(&["destroy", "c"]);
+    let before = free();
+    says(&world.lazaret(&["create", "c", "--image", text(&big)]), "no space left on device", 1);
+    assert_eq!(free().lines().skip(1).collect::<Vec<_>>(), before.lines().skip(1).collect::<Vec<_>>());
+    fs::remove_file(&big).unwrap();
+    world.ok(&["create", "c", "--image", text(&bare())]);
+}
+
+#[test]
+fn a_running_container_outlives_a_full_disk() {
+    let world = small_disk();
+    world.start_container("c", busybox());
+    let filled = world.sh(FILL);
+    assert_eq!(filled.status, 0, "{filled}");
+    // Its console goes on, though nothing can be logged; so do commands; and it ends as it should.
+    let mut console = world.pty(&["console", "c"]);
+    console.type_in("echo a$((1))b\r");
+    console.expect("a1b");
+    console.type_in("\x01q");
+    console.wait();
+    world.ok(&["exec", "c", "--", "true"]);
+    world.ok(&["freeze", "c"]);
+    world.ok(&["unfreeze", "c"]);
+    world.ok(&["stop", "c", "--timeout", "20s"]);
+    assert_eq!(world.state("c"), "stopped");
+    world.sh(FREE);
+    world.ok(&["start", "c"]);
+}
+
+#[test]
+fn on_a_read_only_disk_nothing_is_lost_and_everything_is_said() {
+    let world = small_disk();
+    let image = text(&bare()).to_owned();
+    world.ok(&["create", "c", "--image", &image]);
+    let before = contents(&world);
+    let remounted = world.sh("mount -o remount,ro $LAZARET_ROOT");
+    assert_eq!(remounted.status, 0, "{remounted}");
+    for words in [
+        &["create", "d", "--image", &image][..],
+        &["start", "c"],
+        &["config", "c", "set", "memory=200M"],
+        &["rename", "c", "d"],
+        &["destroy", "c"],
+    ] {
+        says(&world.lazaret(words), "read-only file system", 1);
+    }
+    says(&world.lazaret(&["run", "--image", &image, "--", "true"]), "read-only file system", 125);
+    assert_eq!(contents(&world), before);
+    world.ok(&["list"]);
+    world.ok(&["info", "c"]);
+    world.ok(&["config", "c", "show"]);
+    world.ok(&["plan", "c"]);
+    world.sh("mount -o remount,rw $LAZARET_ROOT");
+    world.ok(&["start", "c"]);
+    world.ok(&["exec", "c", "--", "true"]);
+}
+
+// --- hostile clients of a keeper ---
+
+fn call(world: &World) -> OwnedFd {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    connect(&socket, &SocketAddrUnix::new(world.path("run/containers/c/control")).unwrap()).unwrap();
+    socket
+}
+
+/// Numbers without end, the same each time (xorshift, Marsaglia 2003).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    fn bytes(&mut self, most: u64) -> Vec<u8> {
+        let length = self.below(most);
+        (0..length).map(|_| self.below(256) as u8).collect()
+    }
+
+    /// A packet as a client might send it, or nearly, or not at all.
+    fn packet(&mut self) -> Vec<u8> {
+        match self.below(8) {
+            0 => Vec::new(),
+            1 => vec![self.below(256) as u8],
+            2 => [b"w".to_vec(), self.bytes(8)].concat(),
+            3 => [b"w", &self.below(u64::MAX).to_le_bytes()[..4]].concat(),
+            4 => [b"d".to_vec(), self.bytes(9000)].concat(),
+            5 => [b"f".to_vec(), self.bytes(3)].concat(),
+            6 => [b"p".to_vec(), self.bytes(40)].concat(),
+            _ => self.bytes(300),
+        }
+    }
+}
+
+/// The keeper serves: the console answers, commands run.
+#[track_caller]
+fn still_serves(world: &World) {
+    let mut console = world.pty(&["console", "c"]);
+    console.expect("leave with");
+    // Whatever was typed before is interrupted, whatever was stopped goes on.
+    console.type_in("\x11\x03\x03\r");
+    console.type_in("echo at\"\"tention\r");
+    console.expect("attention");
+    console.type_in("\x01q");
+    assert_eq!(console.wait().status, 0);
+    assert_eq!(world.exec("c", &["echo", "well"]), "well");
+}
+
+#[test]
+fn packets_of_nonsense_do_the_keeper_no_harm() {
+    let world = World::new();
+    world.start_container("c", busybox());
+    let keeper = world.keeper_pid("c");
+    let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
+    for _ in 0..300 {
+        let socket = call(&world);
+        for _ in 0..numbers.below(30) {
+            // A client that said nonsense may have been let go by now, and one that is too quick must wait.
+            let _ = send(&socket, &numbers.packet(), SendFlags::NOSIGNAL);
+            if numbers.below(3) == 0 {
+                let _ = recv(&socket, &mut [0u8; 100][..], RecvFlags::empty());
+            }
+        }
+    }
+    still_serves(&world);
+    assert_eq!(world.keeper_pid("c"), keeper);
+    world.ok(&["stop", "c", "--timeout", "20s"]);
+}
+
+#[test]
+fn a_flood_of_clients_locks_nobody_out_for_long() {
+    let world = World::new();
+    world.start_container("c", busybox());
+    // More at once than are served, some of whom attach and never take anything, while much is said.
+    let flood: Vec<OwnedFd> = (0..60).map(|_| call(&world)).collect();
+    for socket in flood.iter().step_by(3) {
+        let _ = send(socket, b"w\x18\0\x50\0", SendFlags::NOSIGNAL);
+    }
+    world.exec_sh("c", "i=0; while [ $i -lt 20000 ]; do echo 0123456789012345678901234567890123456789012345678901234567890123456789; i=$((i+1)); done >/dev/console");
+    assert_eq!(world.state("c"), "running");
+    // Stopping waits until it has stopped, however many hang on.
+    world.ok(&["stop", "c", "--timeout", "20s"]);
+    assert_eq!(world.state("c"), "stopped", "`stop` returned before the container had stopped");
+    assert_eq!(surplus(&world), Vec::<String>::new());
+    drop(flood);
+    world.ok(&["start", "c"]);
+    for _ in 0..500 {
+        drop(call(&world));
+    }
+    still_serves(&world);
+}
+
+#[test]
+fn what_nobody_reads_costs_the_keeper_nothing() {
+    let world = World::new();
+    // Our init reads nothing from the console.
+    world.start_container("c", bare());
+    let keeper = world.keeper_pid("c");
+    let socket = call(&world);
+    let typed = [&b"d"[..], &[b'x'; 4000]].concat();
+    let mut sent = 0;
+    for _ in 0..2000 {
+        sent += usize::from(send(&socket, &typed, SendFlags::NOSIGNAL).is_ok());
+        // Commands in between let the keeper take what is there.
+        if sent % 200 == 199 {
+            world.state("c");
+        }
+    }
+    assert!(sent > 100, "only {sent} packets were taken");
+    let ticks = || {
+        let stat = fs::read_to_string(format!("/proc/{keeper}/stat")).unwrap();
+        let fields: Vec<u64> = stat.rsplit_once(')').unwrap().1.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        // utime and stime, after state, which is no number.
+        fields[10] + fields[11]
+    };
+    world.exec("c", &["true"]);
+    let before = ticks();
+    (0..25).for_each(|_| drop(world.exec("c", &["true"])));
+    assert!(ticks() - before < 10, "it is busy waiting for somebody to read: {} ticks", ticks() - before);
+    let status = fs::read_to_string(format!("/proc/{keeper}/status")).unwrap();
+    let resident: u64 = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(resident < 30_000, "it holds {resident} kB");
+    world.ok(&["stop", "c", "--timeout", "20s"]);
+}
