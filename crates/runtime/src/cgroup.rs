@@ -243,7 +243,7 @@ const CONTROLS: &[Control] = &[
         key: "cpuset",
         controller: "cpuset",
         render: |config, _| config.cpuset.iter().map(|set| ("cpuset.cpus", set.to_string())).collect(),
-        lift: |v2| if v2 { &[("cpuset.cpus", "")] } else { &[] },
+        lift: |_| &[("cpuset.cpus", "")],
     },
     Control {
         key: "pids",
@@ -258,7 +258,7 @@ const CONTROLS: &[Control] = &[
             let file = if v2 { "io.weight" } else { "blkio.bfq.weight" };
             config.io_weight.iter().map(|weight| (file, weight.to_string())).collect()
         },
-        lift: |v2| if v2 { &[("io.weight", "default 100")] } else { &[] },
+        lift: |v2| if v2 { &[("io.weight", "default 100")] } else { &[("blkio.bfq.weight", "100")] },
     },
 ];
 
@@ -312,10 +312,18 @@ pub fn limits(config: &Config, before: Option<&Config>, group: &Group, trees: &H
             continue;
         };
         let values = render(config, v2);
-        let lifted = before.is_some_and(|before| !render(before, v2).is_empty()) && values.is_empty();
-        let lift = lift(v2).iter().filter(|_| lifted).map(|(file, value)| (*file, (*value).to_owned()));
-        let all = values.into_iter().chain(lift);
-        limits.extend(all.map(|(file, value)| Limit { file: dir.join(file), value }));
+        let were = before.map(|before| render(before, v2)).unwrap_or_default();
+        let gone = |file: &str| were.iter().any(|(f, _)| *f == file) && !values.iter().any(|(f, _)| *f == file);
+        let lifted: Vec<_> = lift(v2).iter().filter(|(file, _)| gone(file)).collect();
+        for (file, value) in lifted {
+            let value = match *value {
+                // A v1 cpuset has no word for all processors; it takes those of the group above (cpusets.rst).
+                "" if !v2 => fs::read_to_string(dir.join("..").join(file))?.trim().to_owned(),
+                value => value.to_owned(),
+            };
+            limits.push(Limit { file: dir.join(file), value });
+        }
+        limits.extend(values.into_iter().map(|(file, value)| Limit { file: dir.join(file), value }));
     }
     Ok(limits)
 }

@@ -69,7 +69,7 @@ fn perform(step: &StageStep, stage: &mut Stage) -> Result<()> {
         StageStep::Console => console(stage),
         StageStep::Mask(path) => mask(stage, Path::new(path)),
         StageStep::ReadOnlyMount(path) => {
-            let target = target::open_plain(stage.root()?, Path::new(path))?;
+            let target = target::open_plain(stage.root()?, Path::new(path), stage.owner)?;
             let change = Change { set: attributes::READ_ONLY, ..Change::default() };
             Ok(set_attributes(target.as_fd(), c"", false, change)?)
         }
@@ -243,14 +243,13 @@ fn show(stage: &Stage, bind: &Bind, id_mapped: bool) -> Result<()> {
     let path = relative(&bind.target);
     let is_directory = rustix::fs::fstat(&tree)?.st_mode & 0o170000 == 0o040000;
     let kind = if is_directory { Kind::Directory } else { Kind::File };
-    let target = with_file_ids(stage.owner, stage.owner, || target::open_or_make(stage.root()?, path, kind))?;
+    let target = target::open_or_make(stage.root()?, path, kind, stage.owner)?;
     put(&tree, &target)
 }
 
 fn attach(stage: &mut Stage, api: Api) -> Result<()> {
     let mount = stage.fds.take(Slot::Api(api.index())).ok_or_else(|| error("the guest has not made it"))?;
-    let owner = stage.owner;
-    let target = with_file_ids(owner, owner, || target::open_plain(stage.root()?, Path::new(api.mount().target)))?;
+    let target = target::open_plain(stage.root()?, Path::new(api.mount().target), stage.owner)?;
     put(&mount, &target)
 }
 
@@ -285,7 +284,7 @@ fn dev(stage: &mut Stage, nodes: &[Node], owner: u32) -> Result<()> {
     }
     openat(&dev, "console", OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from(0o600))?;
     give("console", 5)?;
-    let target = with_file_ids(owner, owner, || target::open_plain(stage.root()?, Path::new("dev")))?;
+    let target = target::open_plain(stage.root()?, Path::new("dev"), owner)?;
     put(&dev, &target)
 }
 

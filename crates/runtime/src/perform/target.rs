@@ -8,6 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
 use lazaret_base::{Context, Result, error};
+use lazaret_sys::process::with_file_ids;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
@@ -20,10 +21,10 @@ pub enum Kind {
     File,
 }
 
-/// Opens `path` below `root` as a mount target, making it if it is not there.
-pub fn open_or_make(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<OwnedFd> {
+/// Opens `path` below `root` as a mount target, making it for `owner` if it is not there.
+pub fn open_or_make(root: BorrowedFd<'_>, path: &Path, kind: Kind, owner: u32) -> Result<OwnedFd> {
     match open(root, path) {
-        Err(e) if e.errno() == Some(Errno::NOENT) => make(root, path, kind)?,
+        Err(e) if e.errno() == Some(Errno::NOENT) => make(root, path, kind, owner)?,
         other => return fits(other?, path, kind),
     }
     fits(open(root, path)?, path, kind)
@@ -38,13 +39,14 @@ pub fn open(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
 
 /// Opens a directory of the image itself that must be no link: `/proc`, `/sys`, `/dev`, `/run`.
 ///
-/// An image in which one of them is a link would have our mounts go somewhere else.
-pub fn open_plain(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+/// An image in which one of them is a link would have our mounts go somewhere else. It is made for `owner` if it
+/// is not there.
+pub fn open_plain(root: BorrowedFd<'_>, path: &Path, owner: u32) -> Result<OwnedFd> {
     let opening = || format!("opening `/{}` in the container", path.display());
     let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match openat2(root, path, flags, Mode::empty(), resolve) {
-        Err(Errno::NOENT) => make(root, path, Kind::Directory)?,
+        Err(Errno::NOENT) => make(root, path, Kind::Directory, owner)?,
         Err(Errno::LOOP) => {
             return Err(error(format!("`/{}` of the image is a symbolic link", path.display()))
                 .hint("a root file system has a real directory there; repair the image"));
@@ -64,8 +66,13 @@ fn fits(target: OwnedFd, path: &Path, kind: Kind) -> Result<OwnedFd> {
     }
 }
 
-/// Makes a target and what is missing above it, mode 0755 or an empty file, owned by the caller's file ids.
-fn make(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<()> {
+/// Makes a target and what is missing above it, mode 0755 or an empty file. An id-mapped file system takes only
+/// files of ids that its map knows, so they are made with the owner's ids.
+fn make(root: BorrowedFd<'_>, path: &Path, kind: Kind, owner: u32) -> Result<()> {
+    with_file_ids(owner, owner, || make_as_we_are(root, path, kind))
+}
+
+fn make_as_we_are(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<()> {
     let making = || format!("making `/{}` in the container", path.display());
     let mut at = root.try_clone_to_owned()?;
     let mut walked = std::path::PathBuf::new();
