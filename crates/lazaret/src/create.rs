@@ -35,9 +35,18 @@ pub struct Created {
 
 /// Makes a container: all of it, or none.
 pub fn create(store: &Store, wanted: &Create<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Created> {
-    let name = wanted.name;
     store.prepare()?;
-    let _lock = store.lock(name)?;
+    let _lock = store.lock(wanted.name)?;
+    create_locked(store, wanted, progress)
+}
+
+/// The same for a caller that holds the container's lock.
+pub(crate) fn create_locked(
+    store: &Store,
+    wanted: &Create<'_>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Created> {
+    let name = wanted.name;
     recover_locked(store, name)?;
     refuse_taken(store, name)?;
     let (image, mut notes) = find_image(store, &wanted.document.config().image, progress)?;
@@ -92,6 +101,11 @@ fn make(
     write_container(&dir, wanted.document, &record, !wanted.ephemeral)?;
     // Under the lock of all, so that whoever collects abandoned ids sees the name or the workshop.
     let _all = store.lock_all()?;
+    if wanted.ephemeral {
+        // Whoever is to keep it may be killed before it does: the next command sees that nobody does.
+        store.announce(name)?;
+        undo.push(|| drop(store.forget_run(name)));
+    }
     store.publish(&dir, name)?;
     undo.keep();
     let _ = fs::remove_dir(&made);

@@ -92,7 +92,8 @@ pub fn release(store: &Store, ids: Ids) -> Result<()> {
     }
 }
 
-/// Gives ranges back whose container was never finished. The caller holds the lock of all.
+/// Gives ranges back whose container was never finished. The caller holds the lock of all, and nobody is at work
+/// on a container that has a range but no name yet.
 pub fn release_abandoned(store: &Store) -> Result<()> {
     let mut taken: Vec<u32> = Vec::new();
     for name in store.names()? {

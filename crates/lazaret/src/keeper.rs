@@ -311,13 +311,15 @@ impl Keeper {
     /// Gives back everything that the run used. Does as much as it can, and says what it could not.
     pub(crate) fn give_back(&mut self) -> Result<()> {
         let cleared = clear_group(&self.state.group, &self.host.cgroups);
+        if self.record.ephemeral {
+            event::tell(&self.store, &self.name, What::Stopped, None);
+            // It goes first: if this is as far as we get, the next command finds what is left of the run, and it.
+            let removed = create::remove(&self.store, &self.name);
+            return cleared.and(removed).and(self.store.forget_run(&self.name));
+        }
         let forgotten = self.store.forget_run(&self.name);
         event::tell(&self.store, &self.name, What::Stopped, None);
-        let removed = match self.record.ephemeral {
-            true => create::remove(&self.store, &self.name),
-            false => Ok(()),
-        };
-        cleared.and(forgotten).and(removed)
+        cleared.and(forgotten)
     }
 }
 

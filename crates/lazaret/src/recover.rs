@@ -14,12 +14,17 @@ use crate::store::Store;
 /// How long processes that were just killed may take to be gone.
 pub(crate) const LAST_BREATH: Duration = Duration::from_secs(10);
 
-/// Cleans up after keepers that are no more: their containers' processes, cgroups and files.
+/// Cleans up after keepers that are no more: their containers' processes, cgroups and files; and after commands that
+/// were killed over their work.
 ///
-/// Costs a directory listing if there is nothing to do.
+/// Costs a few directory listings if there is nothing to do.
 pub fn recover(store: &Store) -> Result<()> {
     for name in store.running_names()? {
         recover_one(store, &name)?;
+    }
+    if store.is_littered() {
+        // It is in nobody's way: what can't be removed now, as on a read-only disk, is tried again next time.
+        let _ = collect(store);
     }
     Ok(())
 }
@@ -42,13 +47,17 @@ pub(crate) fn recover_locked(store: &Store, name: &Name) -> Result<()> {
     if let Some(state) = store.run_state(name)? {
         clear_group(&state.group, &Hierarchies::probe()?)?;
     }
-    let ephemeral = store.exists(name) && store.record(name)?.ephemeral;
-    store.forget_run(name)?;
-    event::tell(store, name, What::Stopped, Some("its keeper was gone".into()));
-    if ephemeral {
+    let stopped = || event::tell(store, name, What::Stopped, Some("its keeper was gone".into()));
+    if store.exists(name) && store.record(name)?.ephemeral {
+        stopped();
+        // It goes before what is left of its run, without which nobody would look for it again.
         create::remove(store, name)?;
+        store.forget_run(name)?;
         store.forget_lock(name);
+        return Ok(());
     }
+    store.forget_run(name)?;
+    stopped();
     Ok(())
 }
 
@@ -60,7 +69,10 @@ pub(crate) fn clear_group(group: &Group, trees: &Hierarchies) -> Result<()> {
 
 /// Takes away what killed commands left half-made: trees and id ranges. Takes the lock of all.
 pub fn collect(store: &Store) -> Result<()> {
-    let _all = store.lock_all()?;
-    store.clear_abandoned()?;
-    ids::release_abandoned(store)
+    let all = store.lock_all()?;
+    if store.clear_abandoned()? {
+        ids::release_abandoned(store)?;
+    }
+    drop(all);
+    store.images()?.collect().map(drop)
 }

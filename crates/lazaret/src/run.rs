@@ -2,13 +2,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use lazaret_base::{Result, error};
+use lazaret_base::{Lock, Result, error};
 use lazaret_config::{Document, Name};
 use lazaret_image::Progress;
 use lazaret_runtime::plan::OurInit;
 use lazaret_runtime::spawn::Started;
 
-use crate::create::{Create, create};
+use crate::create::{Create, create_locked};
 use crate::keeper::{Ended, Keeper};
 use crate::relay::{self, Ends};
 use crate::start::{Request, passed};
@@ -46,7 +46,9 @@ pub fn run(
         Some(name) => name,
         None => free_name(store)?,
     };
-    let created = create(store, &Create { name: &name, document: run.document, ephemeral: !run.keep }, progress)?;
+    // Held until it runs: nobody comes in between.
+    let lock = store.lock(&name)?;
+    let created = create_locked(store, &Create { name: &name, document: run.document, ephemeral: !run.keep }, progress)?;
     created.notes.iter().for_each(|note| notes(note));
 
     let with_terminal = relay::wants_terminal(stdio);
@@ -63,24 +65,25 @@ pub fn run(
         inherit_stdio: !with_terminal,
         terminal: with_terminal,
     };
-    let ended = attend(store, &name, &request, ours, stdio, !run.keep)?;
+    let ended = attend(store, lock, &request, ours, stdio, !run.keep)?;
     Ok((ended, name))
 }
 
 fn attend(
     store: &Store,
-    name: &Name,
+    lock: Lock,
     request: &Request,
     ours: OurInit,
     stdio: [BorrowedFd<'_>; 3],
     ephemeral: bool,
 ) -> Result<Ended> {
-    let lock = store.lock(name)?;
+    let name = &request.name;
     let mut keeper = match Keeper::take(request) {
         Ok(keeper) => keeper,
         Err(e) => {
             if ephemeral {
                 let _ = crate::create::remove(store, name);
+                let _ = store.forget_run(name);
             }
             return Err(e);
         }

@@ -396,21 +396,31 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what killed processes left half-made or half-removed.
-    pub(crate) fn clear_abandoned(&self) -> Result<()> {
+    /// Whether there is something that a killed command may have left.
+    pub(crate) fn is_littered(&self) -> bool {
+        let places = [self.state.join("tmp"), self.run.join("gone"), self.state.join("images/tmp")];
+        places.iter().any(|dir| fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()))
+    }
+
+    /// Removes what killed processes left half-made or half-removed. `false` if somebody living is at work: then a
+    /// range of ids may be taken for a container that has no name yet.
+    pub(crate) fn clear_abandoned(&self) -> Result<bool> {
+        let mut alone = true;
         for entry in fs::read_dir(self.state.join("tmp")).context("looking for what was left half-done")? {
             let path = entry?.path();
             let lock_path = self.lock_of_workshop(&path);
             if let Some(_lock) = Lock::try_take(&lock_path)? {
                 remove(&self.state.join("tmp"), &path.with_extension(""))?;
                 let _ = fs::remove_file(&lock_path);
+            } else {
+                alone = false;
             }
         }
         // Whoever is removing one of these right now is helped, not hindered.
         for entry in fs::read_dir(self.run.join("gone")).into_iter().flatten() {
             remove(&self.run.join("gone"), &entry?.path())?;
         }
-        Ok(())
+        Ok(alone)
     }
 
     // --- ids ---
@@ -431,9 +441,15 @@ impl Store {
         self.run_dir(name).exists()
     }
 
+    /// Says that a container is about to have a keeper. One that has none yet is cleaned up after by whoever gets its
+    /// lock.
+    pub(crate) fn announce(&self, name: &Name) -> Result<()> {
+        make_private(&self.run_dir(name).join("scratch"))
+    }
+
     /// Keeper: takes the container for itself. `None` if another keeper has it.
     pub(crate) fn keep(&self, name: &Name) -> Result<Option<Alive>> {
-        make_private(&self.run_dir(name).join("scratch"))?;
+        self.announce(name)?;
         let path = self.run_dir(name).join("alive");
         let taking = || format!("locking `{}`", path.display());
         let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);

@@ -315,6 +315,7 @@ pub fn limits(config: &Config, before: Option<&Config>, group: &Group, trees: &H
         let were = before.map(|before| render(before, v2)).unwrap_or_default();
         let gone = |file: &str| were.iter().any(|(f, _)| *f == file) && !values.iter().any(|(f, _)| *f == file);
         let lifted: Vec<_> = lift(v2).iter().filter(|(file, _)| gone(file)).collect();
+        limits.extend(values.into_iter().map(|(file, value)| Limit { file: dir.join(file), value }));
         for (file, value) in lifted {
             let value = match *value {
                 // A v1 cpuset has no word for all processors; it takes those of the group above (cpusets.rst).
@@ -323,7 +324,6 @@ pub fn limits(config: &Config, before: Option<&Config>, group: &Group, trees: &H
             };
             limits.push(Limit { file: dir.join(file), value });
         }
-        limits.extend(values.into_iter().map(|(file, value)| Limit { file: dir.join(file), value }));
     }
     Ok(limits)
 }

@@ -128,8 +128,11 @@ fn drive(side: &mut HostSide<'_>) -> Result<()> {
             Side::Guest => {
                 let line = side.guest_line.0.as_ref().ok_or_else(|| error("there is no guest"))?;
                 let guest = side.guest.as_ref().ok_or_else(|| error("there is no guest"))?;
-                other_turn(line, &mut side.fds, &[Slot::Mounts], turn.end == total)
-                    .map_err(|e| e.tell(side.plan, turn.start, "the guest", &guest.pidfd))?;
+                let done = other_turn(line, &mut side.fds, &[Slot::Mounts], turn.end == total);
+                if let Err(Trouble::Step(index, _)) = &done {
+                    side.inject_for_guest(*index);
+                }
+                done.map_err(|e| e.tell(side.plan, turn.start, "the guest", &guest.pidfd))?;
             }
         }
         side.at = turn.end;
@@ -171,7 +174,8 @@ impl Trouble {
     }
 }
 
-/// Gives the turn away and waits for its end. The last turn ends well by execution: the line just closes.
+/// Gives the turn away and waits for its end. The last turn is over when the line closes by execution, which the
+/// other side has announced: one that closes before is a death.
 fn other_turn(line: &Line, fds: &mut Fds, slots: &[Slot], last: bool) -> Result<(), Trouble> {
     let present: Vec<_> = slots.iter().copied().filter(|slot| fds.get(*slot).is_ok()).collect();
     match line.begin(&present, fds) {
@@ -179,11 +183,15 @@ fn other_turn(line: &Line, fds: &mut Fds, slots: &[Slot], last: bool) -> Result<
         Err(e) if e.errno() != Some(rustix::io::Errno::PIPE) => return Err(Trouble::Line(e)),
         _ => {}
     }
-    match line.end(fds).map_err(Trouble::Line)? {
-        End::Done => Ok(()),
-        End::Failed(index, e) => Err(Trouble::Step(index, e)),
-        End::Gone if last => Ok(()),
-        End::Gone => Err(Trouble::Gone),
+    let mut announced = false;
+    loop {
+        match line.end(fds).map_err(Trouble::Line)? {
+            End::Done if last => announced = true,
+            End::Done => return Ok(()),
+            End::Failed(index, e) => return Err(Trouble::Step(index, e)),
+            End::Gone if announced => return Ok(()),
+            End::Gone => return Err(Trouble::Gone),
+        }
     }
 }
 
@@ -259,6 +267,26 @@ impl HostSide<'_> {
         if let Some(pid) = pid {
             // The victim may have been killed at an earlier turn's same step.
             let _ = kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+
+    /// The same in the guest, for whom nobody outside has a number, and who as process 1 can't kill itself.
+    pub(crate) fn inject_in_guest(&self, index: usize, line: &Line) {
+        match self.inject {
+            Some(Inject { step, victim: Victim::Guest | Victim::Itself }) if step == index => exit_now(137),
+            Some(Inject { step, victim: Victim::Keeper }) if step == index => {
+                // The keeper sees to it, and is gone when the line closes.
+                let _ = line.failed(index, error("the keeper is to be killed"));
+                let _ = line.wait(&mut Fds::default());
+            }
+            _ => {}
+        }
+    }
+
+    /// The keeper's part of it.
+    fn inject_for_guest(&self, index: usize) {
+        if self.inject == Some(Inject { step: index, victim: Victim::Keeper }) {
+            self.inject(index);
         }
     }
 }

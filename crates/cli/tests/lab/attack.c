@@ -546,6 +546,16 @@ static void terminals(void) {
   printf("tty %s\n", own >= 0 ? "terminal" : "none");
 }
 
+/* Answers in capitals. */
+static void shout(void) {
+  char bytes[4096];
+  for (ssize_t length; (length = read(0, bytes, sizeof bytes)) > 0;) {
+    for (ssize_t at = 0; at < length; at++)
+      if (bytes[at] >= 'a' && bytes[at] <= 'z') bytes[at] -= 'a' - 'A';
+    if (write(0, bytes, length) < 0) die("answering");
+  }
+}
+
 /* --- keys --- */
 
 /* attack with-key WORD COMMAND..: in a session keyring of its own that holds a key. */
@@ -721,6 +731,7 @@ int main(int count, char **words) {
   else if (is("overwrite", 1)) overwrite(rest[0]);
   else if (is("type", 0)) type_in();
   else if (is("terminals", 0)) terminals();
+  else if (is("shout", 0)) shout();
   else if (is("with-key", 2)) with_key(rest);
   else if (is("find-key", 1)) find_key(rest[0]);
   else if (is("connect", 1)) connect_abstract(rest[0]);

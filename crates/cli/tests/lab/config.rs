@@ -178,13 +178,69 @@ fn limits_are_in_force_at_once_and_after_a_restart() {
     check();
     world.ok(&["restart", "web"]);
     check();
-    world.exec("web", &["reboot", "-f"].map(|_| "true"));
     world.ok(&["config", "web", "unset", "memory"]);
     world.ok(&["config", "web", "unset", "cpus"]);
     world.ok(&["config", "web", "set", "pids=max"]);
     assert_eq!(limit(&world, memory), unlimited);
     assert_eq!(quota(limit(&world, cpus)), if on_v1() { "-1" } else { "max" });
     assert_eq!(limit(&world, "pids.max"), "max");
+}
+
+#[test]
+fn each_limit_is_taken_off_alone() {
+    let world = World::new();
+    world.start_container("web", bare());
+    let (swap, unlimited) = match on_v1() {
+        true => ("memory.memsw.limit_in_bytes", limit(&world, "memory.memsw.limit_in_bytes")),
+        false => ("memory.swap.max", "max".into()),
+    };
+    let cpus = limit(&world, "cpuset.cpus");
+    world.ok(&["config", "web", "set", "memory=64M", "swap=1M", "cpuset=0"]);
+    assert_eq!(limit(&world, swap), if on_v1() { (65 << 20).to_string() } else { (1 << 20).to_string() });
+    assert_eq!(limit(&world, "cpuset.cpus"), "0");
+    world.refused(&["config", "web", "unset", "memory"], &["'swap' needs a limit of 'memory'"]);
+    world.ok(&["config", "web", "unset", "swap"]);
+    assert_eq!(limit(&world, swap), unlimited, "swap, while memory stays limited");
+    world.ok(&["config", "web", "unset", "cpuset"]);
+    assert_eq!(limit(&world, "cpuset.cpus"), cpus);
+    // Down and up again, with swap bounded by what memory is at the time.
+    for memory in ["32M", "256M", "16M"] {
+        world.ok(&["config", "web", "set", &format!("memory={memory}"), "swap=0"]);
+    }
+}
+
+#[test]
+fn weights_and_rates_of_devices_are_limited() {
+    let world = World::new();
+    world.start_container("web", bare());
+    // The disk under the tests, whichever it is; a partition is limited by its disk.
+    let disks = entries("/sys/block".as_ref());
+    let disk = disks.iter().find(|name| fs::exists(format!("/sys/block/{name}/device")).unwrap_or_default());
+    let disk = disk.unwrap_or_else(|| panic!("this machine has no disk: {disks:?}"));
+    let number = fs::read_to_string(format!("/sys/block/{disk}/dev")).unwrap().trim().to_owned();
+    world.ok(&["config", "web", "set", &format!("io=/dev/{disk} read=10M write_iops=50")]);
+    let in_force = || match on_v1() {
+        true => format!(
+            "{} {}",
+            limit(&world, "blkio.throttle.read_bps_device"),
+            limit(&world, "blkio.throttle.write_iops_device")
+        ),
+        false => limit(&world, "io.max"),
+    };
+    match on_v1() {
+        true => assert_eq!(in_force(), format!("{number} 10485760 {number} 50")),
+        false => assert_eq!(in_force(), format!("{number} rbps=10485760 wbps=max riops=max wiops=50")),
+    }
+    world.refused(&["config", "web", "set", "io=/dev/no-such-disk read=1M"], &["`/dev/no-such-disk`"]);
+    world.refused(&["config", "web", "set", "io=/dev/null read=1M"], &["/dev/null"]);
+    let weight = || limit(&world, if on_v1() { "blkio.bfq.weight" } else { "io.weight" });
+    let before = weight();
+    world.ok(&["config", "web", "set", "io_weight=50"]);
+    assert_eq!(weight().rsplit(' ').next(), Some("50"));
+    world.ok(&["config", "web", "unset", "io_weight"]);
+    assert_eq!(weight(), before);
+    world.ok(&["config", "web", "unset", "io"]);
+    assert_eq!(in_force().trim(), "");
 }
 
 #[test]

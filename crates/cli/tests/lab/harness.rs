@@ -282,7 +282,7 @@ impl World {
             let fds = entries(&proc.join("fd")).into_iter().map(|fd| proc.join("fd").join(fd));
             let below = |link: PathBuf| fs::read_link(link).is_ok_and(|to| to.to_string_lossy().starts_with(root));
             let concerned = arguments.contains(root) || links.into_iter().chain(fds).any(below);
-            concerned.then(|| (pid, arguments))
+            concerned.then_some((pid, arguments))
         };
         let known = [std::process::id() as i32, self.elsewhere.as_ref().map_or(0, |holder| holder.pid() as i32)];
         let all = entries(Path::new("/proc")).into_iter().filter_map(|name| name.parse::<i32>().ok());
@@ -653,11 +653,6 @@ impl Pty {
     /// The terminal's mode.
     pub fn mode(&self) -> Termios {
         tcgetattr(&self.terminal).unwrap()
-    }
-
-    /// The process id of the command.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// Sends the command a signal.

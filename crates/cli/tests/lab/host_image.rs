@@ -15,15 +15,84 @@ const TOP: &[&str] = &[
 /// All there may be in /etc, from the host or generated; a `*` stands for any ending. None of it tells who uses
 /// the machine, how it is reached or what it keeps secret.
 const ETC: &[&str] = &[
-    "ImageMagick*", "OpenCL", "X11", "adduser.conf", "alsa", "alternatives", "bash.bashrc", "bash_completion",
-    "bash_completion.d", "ca-certificates", "ca-certificates.conf", "chromium*", "dconf", "debian_version", "default",
-    "drirc", "ethertypes", "firefox*", "fonts", "gai.conf", "glvnd", "groff", "group", "gshadow", "gtk-2.0", "gtk-3.0",
-    "gtk-4.0", "host.conf", "hostname", "hosts", "inputrc", "java*", "ld.so.cache", "ld.so.conf", "ld.so.conf.d",
-    "libreoffice", "locale.alias", "locale.conf", "localtime", "login.defs", "lsb-release", "magic", "magic.mime",
-    "mailcap", "man_db.conf", "manpath.config", "mime.types", "mtab", "nanorc", "netconfig", "networks",
-    "nsswitch.conf", "openal", "os-release", "pam.d", "pango", "papersize", "passwd", "perl", "pipewire", "profile",
-    "protocols", "pulse", "python3*", "resolv.conf", "rpc", "services", "shadow", "shells", "skel", "ssl", "terminfo",
-    "thunderbird*", "timezone", "vim", "vulkan", "wgetrc", "xdg",
+    "ImageMagick*",
+    "OpenCL",
+    "X11",
+    "adduser.conf",
+    "alsa",
+    "alternatives",
+    "bash.bashrc",
+    "bash_completion",
+    "bash_completion.d",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "chromium*",
+    "dconf",
+    "debian_version",
+    "default",
+    "drirc",
+    "ethertypes",
+    "firefox*",
+    "fonts",
+    "gai.conf",
+    "glvnd",
+    "groff",
+    "group",
+    "gshadow",
+    "gtk-2.0",
+    "gtk-3.0",
+    "gtk-4.0",
+    "host.conf",
+    "hostname",
+    "hosts",
+    "inputrc",
+    "java*",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "libreoffice",
+    "locale.alias",
+    "locale.conf",
+    "localtime",
+    "login.defs",
+    "lsb-release",
+    "magic",
+    "magic.mime",
+    "mailcap",
+    "man_db.conf",
+    "manpath.config",
+    "mime.types",
+    "mtab",
+    "nanorc",
+    "netconfig",
+    "networks",
+    "nsswitch.conf",
+    "openal",
+    "os-release",
+    "pam.d",
+    "pango",
+    "papersize",
+    "passwd",
+    "perl",
+    "pipewire",
+    "profile",
+    "protocols",
+    "pulse",
+    "python3*",
+    "resolv.conf",
+    "rpc",
+    "services",
+    "shadow",
+    "shells",
+    "skel",
+    "ssl",
+    "terminfo",
+    "thunderbird*",
+    "timezone",
+    "vim",
+    "vulkan",
+    "wgetrc",
+    "xdg",
 ];
 
 /// The same of those directories in which the host may keep more than programs need.
@@ -66,7 +135,8 @@ fn nothing_is_visible_but_what_is_listed_here() {
     for (dir, names) in BELOW_ETC {
         only(&world.exec_sh("web", &format!("ls -A /etc/{dir} 2>/dev/null || true")), names, dir);
     }
-    let found = world.exec("web", &["find", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/var"]);
+    let found =
+        world.exec("web", &["find", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/var"]);
     let found: BTreeSet<_> = found.lines().collect();
     assert_eq!(found, EMPTY.split_whitespace().collect());
     // What the host has mounted elsewhere is not there by any name.
@@ -135,7 +205,8 @@ fn the_hosts_programs_run_and_cannot_be_changed() {
     }
     assert!(!fs::exists("/usr/new").unwrap());
     // But what is the container's own can be.
-    world.exec_sh("web", "echo x > /etc/new; echo y >> /etc/profile; mkdir /home/ann; rm /etc/inputrc /etc/magic; true");
+    world
+        .exec_sh("web", "echo x > /etc/new; echo y >> /etc/profile; mkdir /home/ann; rm /etc/inputrc /etc/magic; true");
     world.ok(&["restart", "web"]);
     assert_eq!(world.exec_sh("web", "cat /etc/new; tail -1 /etc/profile; ls /home"), "x\ny\nann");
 }

@@ -23,7 +23,8 @@ fn stop(world: &World, name: &str) {
 fn systemd_runs(world: &World) {
     let out = world.lazaret(&["exec", "web", "--", "systemctl", "is-system-running", "--wait"]);
     let failed = world.lazaret(&["exec", "web", "--", "systemctl", "--failed", "--no-legend"]).stdout;
-    let log = || world.lazaret(&["exec", "web", "--", "journalctl", "-b", "-p", "warning", "--no-pager", "-n", "60"]).stdout;
+    let log =
+        || world.lazaret(&["exec", "web", "--", "journalctl", "-b", "-p", "warning", "--no-pager", "-n", "60"]).stdout;
     assert_eq!(out.stdout, "running\n", "{out}\nfailed: {failed}\n{}", log());
     assert_eq!(failed, "", "{}", log());
 }
@@ -39,7 +40,24 @@ fn systemd(release: &str) {
     assert_eq!(world.exec("web", &["systemd-detect-virt"]), "container-other");
     assert_eq!(world.exec("web", &["hostname"]), "web");
     // A service with limits of its own: the cgroup tree inside is really its own.
-    assert_eq!(world.exec("web", &["systemd-run", "-q", "--wait", "--pipe", "-p", "DynamicUser=yes", "-p", "PrivateTmp=yes", "echo", "served"]), "served");
+    assert_eq!(
+        world.exec(
+            "web",
+            &[
+                "systemd-run",
+                "-q",
+                "--wait",
+                "--pipe",
+                "-p",
+                "DynamicUser=yes",
+                "-p",
+                "PrivateTmp=yes",
+                "echo",
+                "served"
+            ]
+        ),
+        "served"
+    );
     // A command has its place in a tree whose root may hold no processes any more.
     assert_eq!(world.exec("web", &["id", "-u"]), "0");
 

@@ -8,10 +8,10 @@ mod harness;
 mod config;
 mod console;
 mod exec;
-mod images;
 mod host_image;
-mod isolation;
+mod images;
 mod inits;
+mod isolation;
 mod lifecycle;
 
 mod escape;

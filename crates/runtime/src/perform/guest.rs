@@ -55,7 +55,7 @@ pub fn live(side: &mut HostSide<'_>) -> ! {
         let turn = side.turn(Side::Guest, next);
         next = turn.end;
         for index in turn {
-            side.inject(index);
+            side.inject_in_guest(index, &line);
             let Step::Guest(step) = &side.steps()[index] else { continue };
             if let Err(e) = perform(step, &mut guest) {
                 // The host may be gone; then nobody is left to tell.
@@ -241,6 +241,8 @@ fn run(guest: &mut Guest<'_>, program: &Program, environment: &[(String, String)
     signal::reset();
     die_with_keeper(guest.line)?;
     close_from(3, true)?;
+    // From here on the line closes by execution.
+    guest.line.done(Fds::default())?;
     match program {
         Program::Ours(_) => Err(execute_file(guest.init, &arguments, &environment)).context("executing our own init"),
         Program::First { candidates, or_ours } => {

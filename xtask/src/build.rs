@@ -1,0 +1,85 @@
+//! What cargo builds for the tests, and where it puts it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::run::quietly;
+use crate::{Result, place};
+
+/// A program of tests.
+#[derive(Clone, Debug)]
+pub struct Tests {
+    /// The package, such as `lazaret-image`.
+    pub package: String,
+    /// The target, such as `lab`.
+    pub target: String,
+    /// What cargo calls its kind: `lib`, `bin` or `test`.
+    pub kind: String,
+    /// The program.
+    pub program: PathBuf,
+    /// Where it expects to be started.
+    pub directory: PathBuf,
+}
+
+/// All that was built for the tests.
+pub struct Built {
+    /// Programs of tests.
+    pub tests: Vec<Tests>,
+    /// The command `lazaret`, with the means to kill itself at a chosen step.
+    pub lazaret: PathBuf,
+}
+
+impl fmt::Display for Built {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} programs of tests", self.tests.len())
+    }
+}
+
+/// The packages and features of every build here. They are the same everywhere: another set would have cargo build
+/// the same crates again with other features.
+pub const EVERYTHING: &[&str] = &["--workspace", "--features", "lazaret-cli/inject"];
+
+/// A cargo command in the source.
+pub fn cargo(words: &[&str]) -> Command {
+    // Set by the cargo that started us, so that all is built by one toolchain.
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    cargo.args(words).current_dir(place::source());
+    cargo
+}
+
+/// Builds all tests, and the command with them.
+pub fn tests() -> Result<Built> {
+    let words = ["test", "--no-run", "--message-format=json-render-diagnostics"];
+    let said = quietly(cargo(&words).args(EVERYTHING))?;
+    let artifacts: Vec<Value> = said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let programs = artifacts.iter().filter(|artifact| artifact["executable"].is_string());
+    let lazaret = programs
+        .clone()
+        .find(|artifact| artifact["target"]["name"] == "lazaret" && artifact["profile"]["test"] == false)
+        .map(|artifact| PathBuf::from(text(&artifact["executable"])));
+    let mut tests: Vec<Tests> =
+        programs.filter(|artifact| artifact["profile"]["test"] == true).filter_map(test_of).collect();
+    tests.sort_by(|a, b| (&a.package, &a.target).cmp(&(&b.package, &b.target)));
+    Ok(Built { tests, lazaret: lazaret.ok_or("cargo built no program called lazaret")? })
+}
+
+fn test_of(artifact: &Value) -> Option<Tests> {
+    let manifest = PathBuf::from(text(&artifact["manifest_path"]));
+    let directory = manifest.parent()?.to_owned();
+    let toml = std::fs::read_to_string(&manifest).ok()?;
+    let package = toml.lines().find_map(|line| line.strip_prefix("name = ")).unwrap_or_default();
+    Some(Tests {
+        package: package.trim_matches('"').to_owned(),
+        target: text(&artifact["target"]["name"]),
+        kind: text(&artifact["target"]["kind"][0]),
+        program: text(&artifact["executable"]).into(),
+        directory,
+    })
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,71 @@
+//! What the chores need of Debian, and why: one table.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::{Result, place};
+
+/// A chore that needs packages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum For {
+    Try,
+    Test,
+    Bench,
+}
+
+use For::{Bench, Test, Try};
+
+/// Package, the chores that need it, and what for. What a minimal Debian lacks; a compiler is there already, or this
+/// program would not be. `tests/fixtures/make-roots.sh` sees to its own tools.
+const TABLE: &[(&str, &[For], &str)] = &[
+    ("procps", &[Try, Test], "ps and free, to look around in a container of this system's programs"),
+    ("iproute2", &[Try, Test], "ip, to look at a container's network"),
+    ("busybox-static", &[Test, Bench], "the one program in the smallest images"),
+    ("attr", &[Test], "setfattr: an unpacked archive keeps extended attributes"),
+    ("acl", &[Test], "setfacl: an unpacked archive keeps access lists"),
+    ("gzip", &[Test], "makes archives to unpack"),
+    ("xz-utils", &[Test], "makes archives to unpack"),
+    ("zstd", &[Test], "makes archives to unpack"),
+    ("lxc", &[Bench], "the containers that ours are measured against"),
+];
+
+/// Installs what is missing of what a chore needs. Says in a sentence what it did.
+pub fn install(chore: For) -> Result<String> {
+    let wanted: Vec<_> = TABLE.iter().filter(|(_, chores, _)| chores.contains(&chore)).collect();
+    let installed = installed()?;
+    let missing: Vec<_> = wanted.iter().filter(|(name, ..)| !installed.iter().any(|other| other == name)).collect();
+    if missing.is_empty() {
+        return Ok(format!("all {} there", wanted.len()));
+    }
+    let names: Vec<_> = missing.iter().map(|(name, ..)| *name).collect();
+    // The lists may never have been fetched, or be too old to be true.
+    if apt_get(&[&["install"], &names[..]].concat()).is_err() {
+        apt_get(&["update"])?;
+        apt_get(&[&["install"], &names[..]].concat()).map_err(|e| {
+            let lines: Vec<_> = missing.iter().map(|(name, _, why)| format!("  {name:<16}{why}")).collect();
+            format!("{e}\nthese packages are needed:\n{}", lines.join("\n"))
+        })?;
+    }
+    Ok(format!("installed {}", names.join(", ")))
+}
+
+/// The names of all installed packages.
+fn installed() -> Result<Vec<String>> {
+    let output = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status} ${Package}\n"]).output();
+    let output = output.map_err(|_| {
+        let names: Vec<_> = TABLE.iter().map(|(name, ..)| *name).collect();
+        format!("this is no Debian; the tests need what Debian calls {}", names.join(", "))
+    })?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(text.lines().filter_map(|line| line.strip_prefix("installed ")).map(str::to_owned).collect())
+}
+
+fn apt_get(words: &[&str]) -> Result {
+    let mut command = place::as_root(Path::new("apt-get"), &[("DEBIAN_FRONTEND", "noninteractive")])?;
+    command.args(["-y", "-qq", "--no-install-recommends"]).args(words).stdin(Stdio::null());
+    let output = command.output().map_err(|e| format!("running apt-get: {e}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("apt-get {} failed\n{}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}
