@@ -41,7 +41,7 @@ pub fn check(lazaret: &Path, roots: &Path) -> Result<String> {
     let examples = examples(&text);
     let world = Installation::new("readme", lazaret)?;
     quietly(&mut world.shell(&format!(
-        "mkdir {0}/work && ln -s {1}/*.tar {0}/work/",
+        "mkdir {0}/desk && ln -s {1}/*.tar {0}/desk/",
         world.dir.display(),
         roots.display()
     ))?)?;
@@ -58,7 +58,7 @@ pub fn check(lazaret: &Path, roots: &Path) -> Result<String> {
 
 /// Runs one example in the directory of all. Root runs it, so `sudo` in it has nothing to do.
 fn try_out(example: &Example, world: &Installation) -> Result {
-    let directory = world.dir.join("work");
+    let directory = world.dir.join("desk");
     let script = format!("cd '{}'; sudo() {{ \"$@\"; }}\n{}", directory.display(), example.command);
     let (said, _) = listen(&mut world.shell(&script)?, |_| {})?;
     let lines: Vec<_> = said.lines().map(str::trim_end).collect();

@@ -41,11 +41,7 @@ pub fn create(store: &Store, wanted: &Create<'_>, progress: &mut dyn FnMut(Progr
 }
 
 /// The same for a caller that holds the container's lock.
-pub(crate) fn create_locked(
-    store: &Store,
-    wanted: &Create<'_>,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Created> {
+pub(crate) fn create_locked(store: &Store, wanted: &Create<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Created> {
     let name = wanted.name;
     recover_locked(store, name)?;
     refuse_taken(store, name)?;

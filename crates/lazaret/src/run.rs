@@ -48,7 +48,8 @@ pub fn run(
     };
     // Held until it runs: nobody comes in between.
     let lock = store.lock(&name)?;
-    let created = create_locked(store, &Create { name: &name, document: run.document, ephemeral: !run.keep }, progress)?;
+    let created =
+        create_locked(store, &Create { name: &name, document: run.document, ephemeral: !run.keep }, progress)?;
     created.notes.iter().for_each(|note| notes(note));
 
     let with_terminal = relay::wants_terminal(stdio);

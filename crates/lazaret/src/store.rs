@@ -180,7 +180,7 @@ impl Store {
             return Ok(());
         }
         let dirs = ["containers", "ids", "tmp"].map(|d| self.state.join(d));
-        for dir in dirs.iter().chain(&["containers", "locks"].map(|d| self.run.join(d))) {
+        for dir in dirs.iter().chain(&["containers", "gone", "locks"].map(|d| self.run.join(d))) {
             make_private(dir)?;
         }
         // Made with the umask's and not the mode's parents: only root may look inside.
@@ -361,13 +361,24 @@ impl Store {
 
     /// A new, empty directory to make something in; left behind, the next command removes it.
     pub(crate) fn workshop(&self, what: &str) -> Result<Workshop> {
+        let workshop = self.site(what)?;
+        make_private(&workshop.path).inspect_err(|_| self.leave(&workshop))?;
+        Ok(workshop)
+    }
+
+    /// A place for a workshop. Locked before anything is there: who clears up finds nothing without a lock.
+    fn site(&self, what: &str) -> Result<Workshop> {
         let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let name = format!("{what}-{}-{}{:09}", std::process::id(), since_boot.tv_sec, since_boot.tv_nsec);
-        let made = self.state.join("tmp").join(name);
-        // Locked before it is there: who clears up looks for directories, and finds none without a lock.
-        let lock = Lock::wait(&self.lock_of_workshop(&made))?;
-        make_private(&made)?;
-        Ok(Workshop { path: made, lock })
+        let path = self.state.join("tmp").join(name);
+        let lock = Lock::wait(&self.lock_of_workshop(&path))?;
+        Ok(Workshop { path, lock })
+    }
+
+    /// Nothing is there any more, so nothing needs the lock.
+    fn leave(&self, workshop: &Workshop) {
+        // Left behind, the next command removes it.
+        let _ = fs::remove_file(self.lock_of_workshop(&workshop.path));
     }
 
     fn lock_of_workshop(&self, made: &Path) -> PathBuf {
@@ -379,11 +390,11 @@ impl Store {
         self.workshop("edit")
     }
 
-    /// Takes a container out of sight; what was its directory is left to be removed.
+    /// Takes a container out of sight; what was its directory is left to be removed. Needs no room on a full disk.
     pub(crate) fn retire(&self, name: &Name) -> Result<Workshop> {
-        let workshop = self.workshop("gone")?;
-        let from = self.container(name);
-        rustix::fs::rename(&from, workshop.path.join("container"))
+        let workshop = self.site("gone")?;
+        rustix::fs::rename(self.container(name), &workshop.path)
+            .inspect_err(|_| self.leave(&workshop))
             .with_context(|| format!("taking `{name}` out of sight"))?;
         Ok(workshop)
     }
@@ -391,7 +402,7 @@ impl Store {
     /// Removes a workshop with all that is in it.
     pub fn clear(&self, workshop: Workshop) -> Result<()> {
         remove(&self.state.join("tmp"), &workshop.path)?;
-        let _ = fs::remove_file(self.lock_of_workshop(&workshop.path));
+        self.leave(&workshop);
         drop(workshop.lock);
         Ok(())
     }
@@ -587,12 +598,15 @@ impl Image {
 }
 
 fn make_private(dir: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(Error::from)
+        .map_err(|e| match e.errno() {
+            Some(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => {
+                e.hint("only root can keep containers; try with sudo")
+            }
+            _ => e,
+        })
         .with_context(|| format!("making `{}`", dir.display()))
-        .hint("only root can keep containers; try with sudo")
 }
 
 fn names_in(dir: &Path) -> Result<Vec<Name>> {

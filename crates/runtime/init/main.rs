@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Exit status with a command: the command's own, 128 + S if signal S killed it, 127 if it was not found, 126 if it
-//! could not be executed, 125 if it was not even tried (this program was called wrongly, or DIR or the ids can't be had).
+//! could not be executed, 125 if it was not even tried (this program was called wrongly, or DIR or the ids can't be
+//! had).
 //!
 //! Signals are blocked and read from a signalfd(2). sigwaitinfo(2) would do too, but it unblocks what it waits for
 //! (kernel/signal.c, do_sigtimedwait), and the runtime takes the blocked set of /proc/1/status as the sign that PID 1

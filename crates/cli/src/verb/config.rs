@@ -29,7 +29,12 @@ pub fn command(command: Command) -> Command {
                 .about("Show one value, the default if it is not set")
                 .args([key("The key, such as memory"), json_flag()]),
             Command::new("set").about("Set values, all or none").arg(
-                Arg::new("pairs").value_name("KEY=VALUE").required(true).num_args(1..).help("Such as memory=1G or env.LANG=C.UTF-8").add(ArgValueCompleter::new(super::complete_key)),
+                Arg::new("pairs")
+                    .value_name("KEY=VALUE")
+                    .required(true)
+                    .num_args(1..)
+                    .help("Such as memory=1G or env.LANG=C.UTF-8")
+                    .add(ArgValueCompleter::new(super::complete_key)),
             ),
             Command::new("unset").about("Go back to the default").arg(key("The key")),
             Command::new("edit").about("Edit the file in $EDITOR"),

@@ -47,7 +47,8 @@ pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
 
 fn row(line: &Line) -> Vec<String> {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
-    let image = std::path::Path::new(&line.image).file_name().map_or(line.image.clone(), |n| n.to_string_lossy().into_owned());
+    let file_name = std::path::Path::new(&line.image).file_name();
+    let image = file_name.map_or(line.image.clone(), |name| name.to_string_lossy().into_owned());
     vec![
         line.name.to_string(),
         line.state.to_string(),

@@ -6,7 +6,10 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use lazaret::run::{Run, run as run_container};
 use lazaret_base::Result;
 
-use super::{command_argument, document, environment, environment_argument, image_argument, set_argument, size_of_image, stdio, words};
+use super::{
+    command_argument, document, environment, environment_argument, image_argument, set_argument, size_of_image, stdio,
+    words,
+};
 use crate::session::{Session, variable};
 
 pub fn command(command: Command) -> Command {

@@ -18,7 +18,12 @@ pub fn command(command: Command) -> Command {
         .about("Wait until a container is in a state")
         .args([
             name_argument("The container"),
-            Arg::new("state").value_name("STATE").required(true).ignore_case(true).value_parser(states.collect::<Vec<_>>()).help("The state"),
+            Arg::new("state")
+                .value_name("STATE")
+                .required(true)
+                .ignore_case(true)
+                .value_parser(states.collect::<Vec<_>>())
+                .help("The state"),
             duration_argument("timeout", "Give up after this long, with status 1"),
         ])
         .after_help("Examples:\n  lazaret wait web stopped\n  lazaret wait web running --timeout 10s")

@@ -12,7 +12,8 @@ const MANY: usize = 20;
 /// Runs all of them at the same time; each must end within the harness's limit.
 #[track_caller]
 fn at_once(world: &World, all: &[Vec<String>]) -> Vec<Out> {
-    let running: Vec<Running> = all.iter().map(|words| world.spawn(&words.iter().map(String::as_str).collect::<Vec<_>>())).collect();
+    let running: Vec<Running> =
+        all.iter().map(|words| world.spawn(&words.iter().map(String::as_str).collect::<Vec<_>>())).collect();
     running.into_iter().map(Running::wait).collect()
 }
 
@@ -67,7 +68,10 @@ fn of_many_creates_starts_and_destroys_one_wins() {
 fn of_many_forced_destroys_one_wins() {
     let world = World::new();
     world.start_container("c", bare());
-    one_wins(&at_once(&world, &vec![words("destroy --force c"); MANY]), &["there is no container `c`", "`c` is not running"]);
+    one_wins(
+        &at_once(&world, &vec![words("destroy --force c"); MANY]),
+        &["there is no container `c`", "`c` is not running"],
+    );
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }
 
@@ -94,7 +98,8 @@ fn of_many_renames_one_wins() {
 fn of_many_runs_with_one_name_one_wins() {
     let world = World::new();
     // The winner waits until the others have lost, or each could have the name after the other.
-    let mut first = world.spawn(&["run", "--image", text(&bare()), "--name", "c", "--", "sh", "-c", "echo running; cat"]);
+    let mut first =
+        world.spawn(&["run", "--image", text(&bare()), "--name", "c", "--", "sh", "-c", "echo running; cat"]);
     first.expect("running\n");
     let run = words(&format!("run --image {} --name c -- true", text(&bare())));
     for out in at_once(&world, &vec![run.clone(); MANY]) {
@@ -112,7 +117,9 @@ fn of_many_runs_with_one_name_one_wins() {
 fn many_containers_live_and_die_beside_each_other() {
     let world = World::new();
     let names: Vec<String> = (0..MANY).map(|at| format!("c{at}")).collect();
-    let all = |format: &dyn Fn(&str) -> String| at_once(&world, &names.iter().map(|name| words(&format(name))).collect::<Vec<_>>());
+    let all = |format: &dyn Fn(&str) -> String| {
+        at_once(&world, &names.iter().map(|name| words(&format(name))).collect::<Vec<_>>())
+    };
     let succeed = |outs: Vec<Out>| outs.iter().for_each(|out| assert_eq!(out.status, 0, "{out}"));
     succeed(all(&|name| format!("create {name} --image {}", text(&bare()))));
     ids_are_disjoint(&world);
@@ -167,8 +174,17 @@ fn ids_stay_disjoint_while_containers_come_and_go() {
 fn many_commands_run_in_one_container() {
     let world = World::new();
     world.start_container("c", armed());
-    let all: Vec<_> = (0..2 * MANY).map(|at| words(&format!("exec c -- sh -c exit\t{at}").replace("exit\t", "exit "))).collect();
-    let all: Vec<Vec<String>> = all.into_iter().map(|mut line| { let code = line.pop().unwrap(); line.pop(); line.push(format!("exit {code}")); line }).collect();
+    let all: Vec<_> =
+        (0..2 * MANY).map(|at| words(&format!("exec c -- sh -c exit\t{at}").replace("exit\t", "exit "))).collect();
+    let all: Vec<Vec<String>> = all
+        .into_iter()
+        .map(|mut line| {
+            let code = line.pop().unwrap();
+            line.pop();
+            line.push(format!("exit {code}"));
+            line
+        })
+        .collect();
     for (at, out) in at_once(&world, &all).iter().enumerate() {
         assert_eq!(out.status, at as i32, "{out}");
     }
@@ -196,7 +212,8 @@ fn never_deadlock(first: &str, second: &str) {
         for (line, out) in [a, b].iter().zip(&outs) {
             assert!(!out.stderr.contains("panicked") && out.status >= 0, "`{line}`\n{out}");
             // What is not possible now is refused in words that the user can act on, not in the kernel's.
-            let known = ["running", "starting", "stopping", "frozen", "no container", "already", "has ended", "is ending"];
+            let known =
+                ["running", "starting", "stopping", "frozen", "no container", "already", "has ended", "is ending"];
             // A command inside may end with its container: by SIGTERM or SIGKILL.
             let ended = line.starts_with("exec") && [137, 143].contains(&out.status);
             let said = out.status == 0 || ended || known.iter().any(|word| out.stderr.contains(word));
@@ -312,7 +329,11 @@ fn a_crowd_leaves_everything_whole() {
         let running: Vec<String> = entries(&world.path("run/containers"));
         for name in world.ok(&["list", "--names"]).stdout.lines() {
             let state = world.state(name);
-            assert_eq!(state == "running", running.contains(&name.to_owned()), "`{name}` is {state}, and {running:?} have something at run time");
+            assert_eq!(
+                state == "running",
+                running.contains(&name.to_owned()),
+                "`{name}` is {state}, and {running:?} have something at run time"
+            );
             assert!(["running", "stopped"].contains(&state.as_str()), "`{name}` is {state} with nobody at work on it");
         }
         assert_eq!(entries(&world.path("tmp")), Vec::<String>::new());

@@ -171,7 +171,11 @@ fn any_command_cleans_up_after_a_killed_keeper() {
         kill(world.keeper_pid(name));
         let out = world.lazaret(words);
         // Doctor judges the whole host.
-        assert!(out.status == *status || words[0] == "doctor", "`lazaret {}` after its keeper was killed\n{out}", words.join(" "));
+        assert!(
+            out.status == *status || words[0] == "doctor",
+            "`lazaret {}` after its keeper was killed\n{out}",
+            words.join(" ")
+        );
         if !["start", "restart", "shell"].contains(&words[0]) {
             assert_eq!(world.cgroups(), Vec::<std::path::PathBuf>::new(), "{words:?} left some of {cgroups} groups");
         }
@@ -318,12 +322,14 @@ fn a_forced_destroy_that_is_killed_removes_all_or_nothing() {
             world.ok(&["start", "c"]);
         }
     };
-    killed_before_each_change(&world, &["destroy", "--force", "c"], prepare, |what| match state_of_c(&world).as_str() {
-        "" => assert_eq!(leftovers(&world), Vec::<String>::new(), "{what}"),
-        "stopped" => assert_eq!(surplus(&world), Vec::<String>::new(), "{what}"),
-        // Its keeper may be at it just now.
-        "running" | "stopping" => {}
-        other => panic!("{what}: {other}"),
+    killed_before_each_change(&world, &["destroy", "--force", "c"], prepare, |what| {
+        match state_of_c(&world).as_str() {
+            "" => assert_eq!(leftovers(&world), Vec::<String>::new(), "{what}"),
+            "stopped" => assert_eq!(surplus(&world), Vec::<String>::new(), "{what}"),
+            // Its keeper may be at it just now.
+            "running" | "stopping" => {}
+            other => panic!("{what}: {other}"),
+        }
     });
 }
 
@@ -400,10 +406,15 @@ fn an_exec_that_is_killed_does_the_container_no_harm() {
     let world = World::new();
     world.start_container("c", bare());
     let init = world.init_pid("c");
-    killed_before_each_change(&world, &["exec", "c", "--", "true"], || {}, |what| {
-        assert_eq!(world.init_pid("c"), init, "{what}");
-        assert_eq!(world.exec("c", &["echo", "well"]), "well", "{what}");
-    });
+    killed_before_each_change(
+        &world,
+        &["exec", "c", "--", "true"],
+        || {},
+        |what| {
+            assert_eq!(world.init_pid("c"), init, "{what}");
+            assert_eq!(world.exec("c", &["echo", "well"]), "well", "{what}");
+        },
+    );
     world.ok(&["stop", "c", "--timeout", "20s"]);
     assert_eq!(surplus(&world), Vec::<String>::new());
 }
@@ -425,9 +436,14 @@ fn a_freeze_that_is_killed_can_be_taken_back() {
 fn a_run_that_is_killed_leaves_nothing() {
     let world = World::new();
     let image = text(&bare()).to_owned();
-    killed_before_each_change(&world, &["run", "--image", &image, "--", "true"], || {}, |what| {
-        assert_eq!(leftovers(&world), Vec::<String>::new(), "{what}");
-    });
+    killed_before_each_change(
+        &world,
+        &["run", "--image", &image, "--", "true"],
+        || {},
+        |what| {
+            assert_eq!(leftovers(&world), Vec::<String>::new(), "{what}");
+        },
+    );
 }
 
 /// The keeper, which gives everything back at the end, killed before each change that it makes then.
@@ -517,11 +533,16 @@ fn an_import_that_finds_no_room_leaves_nothing() {
     let world = small_disk();
     let big = world.root().parent().unwrap().join("big.tar");
     let made = Command::new("sh")
-        .args(["-c", "mkdir -p $0.d/etc && head -c 40000000 /dev/zero >$0.d/etc/data && tar -C $0.d -cf $0 . && rm -r $0.d"])
+        .args([
+            "-c",
+            "mkdir -p $0.d/etc && head -c 40000000 /dev/zero >$0.d/etc/data && tar -C $0.d -cf $0 . && rm -r $0.d",
+        ])
         .arg(&big)
         .status();
     assert!(made.unwrap().success());
-    let free = || world.sh("cd $LAZARET_ROOT; sync; df -k --output=avail . | tail -1; find images/tmp images/layers containers ids tmp -mindepth 1").stdout;
+    let free = || {
+        world.sh("cd $LAZARET_ROOT; sync; df -k --output=avail . | tail -1; find images/tmp images/layers containers ids tmp -mindepth 1").stdout
+    };
     world.lazaret(&["create", "c", "--image", text(&bare())]);
     world.ok(&["destroy", "c"]);
     let before = free();
@@ -631,7 +652,14 @@ impl Numbers {
 /// A running container `c` with a program at its console that answers in capitals.
 fn shouting(world: &World) -> Running {
     world.start_container("c", armed());
-    let shout = world.spawn(&["exec", "c", "--", "sh", "-c", "stty raw -echo </dev/console; exec /attack shout <>/dev/console"]);
+    let shout = world.spawn(&[
+        "exec",
+        "c",
+        "--",
+        "sh",
+        "-c",
+        "stty raw -echo </dev/console; exec /attack shout <>/dev/console",
+    ]);
     drop(console_answers(world, "ready"));
     shout
 }
@@ -712,7 +740,8 @@ fn what_nobody_reads_costs_the_keeper_nothing() {
     assert_eq!(sent, 1000, "what is typed must be taken, though nobody reads it");
     let ticks = || {
         let stat = fs::read_to_string(format!("/proc/{keeper}/stat")).unwrap();
-        let fields: Vec<u64> = stat.rsplit_once(')').unwrap().1.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let fields: Vec<u64> =
+            stat.rsplit_once(')').unwrap().1.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         // utime and stime, after state, which is no number.
         fields[10] + fields[11]
     };
@@ -721,7 +750,14 @@ fn what_nobody_reads_costs_the_keeper_nothing() {
     (0..25).for_each(|_| drop(world.exec("c", &["true"])));
     assert!(ticks() - before < 10, "it is busy waiting for somebody to read: {} ticks", ticks() - before);
     let status = fs::read_to_string(format!("/proc/{keeper}/status")).unwrap();
-    let resident: u64 = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+    let resident: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
     assert!(resident < 30_000, "it holds {resident} kB");
     world.ok(&["stop", "c", "--timeout", "20s"]);
 }

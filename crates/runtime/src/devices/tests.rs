@@ -105,7 +105,8 @@ proptest! {
     fn any_rules_mean_the_same_compiled(rules in rules()) {
         let program = assemble(&rules);
         for kind in [NodeKind::Char, NodeKind::Block] {
-            for (major, minor, access) in (0..3).flat_map(|a| (0..3).flat_map(move |b| (1..8).map(move |c| (a, b, c)))) {
+            let all = (0..3).flat_map(|a| (0..3).flat_map(move |b| (1..8).map(move |c| (a, b, c))));
+            for (major, minor, access) in all {
                 let speaks_of_it = |rule: &&Rule| {
                     (rule.kind == kind || rule.kind == NodeKind::All)
                         && rule.major.is_none_or(|m| m == major)
