@@ -33,8 +33,10 @@ const SCROLLBACK: usize = 64 * 1024;
 const PATIENCE: usize = 1 << 20;
 /// But one who takes nothing for so long is let go: nobody may hold the container up.
 const GRACE: Duration = Duration::from_secs(1);
-/// More clients at once are not served.
-const MOST_CLIENTS: usize = 32;
+/// More at once are not shown the console.
+const MOST_ATTACHED: usize = 32;
+/// More at once are not told of the container's end either: well below the descriptors that a process may have.
+const MOST_CLIENTS: usize = 256;
 /// The longest packet, its first byte included.
 pub const PACKET: usize = 4096;
 
@@ -228,20 +230,26 @@ impl<'a> Console<'a> {
                 // A size is advice; a terminal that won't have it goes on.
                 let _ =
                     tcsetwinsize(self.terminal, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 });
-                if !std::mem::replace(&mut self.clients[at].attached, true) {
-                    let seen: Vec<u8> = self.scrollback.iter().copied().collect();
-                    return self.clients[at].show(&seen);
+                if self.clients[at].attached {
+                    return true;
                 }
-                true
+                let seen: Vec<u8> = self.scrollback.iter().copied().collect();
+                self.attach(at) && self.clients[at].show(&seen)
             }
             // Follows, and reads in the log what was before.
-            [b'f'] => {
-                self.clients[at].attached = true;
+            [b'f'] if !self.clients[at].attached => {
                 let place = self.log.place();
-                self.clients[at].send(place)
+                self.attach(at) && self.clients[at].send(place)
             }
             _ => false,
         }
+    }
+
+    /// Has a client shown the console from now on; `false` if there are too many.
+    fn attach(&mut self, at: usize) -> bool {
+        let attached = self.clients.iter().filter(|client| client.attached).count();
+        self.clients[at].attached = attached < MOST_ATTACHED;
+        self.clients[at].attached
     }
 
     /// Types what clients sent, as far as the terminal takes it now.

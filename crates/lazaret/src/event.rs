@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -110,8 +111,9 @@ impl Follow {
         Ok(Follow { file, watch, read: Vec::new() })
     }
 
-    /// The events since the last call; waits for the first. Empty after `timeout`, if one is given.
-    pub fn next(&mut self, timeout: Option<std::time::Duration>) -> Result<Vec<Event>> {
+    /// The events since the last call; waits for the first. Empty after `timeout`, if one is given, and when `line`
+    /// has hung up: a keeper that is killed tells nobody.
+    pub fn next(&mut self, timeout: Option<std::time::Duration>, line: Option<BorrowedFd<'_>>) -> Result<Vec<Event>> {
         let end = timeout.map(|t| std::time::Instant::now() + t);
         loop {
             let events = self.read_new().context("reading events")?;
@@ -125,9 +127,14 @@ impl Follow {
                 }
                 None => None,
             };
-            match poll(&mut [PollFd::new(&self.watch, PollFlags::IN)], left.as_ref()) {
+            let mut fds = vec![PollFd::new(&self.watch, PollFlags::IN)];
+            fds.extend(line.map(|line| PollFd::from_borrowed_fd(line, PollFlags::RDHUP)));
+            match poll(&mut fds, left.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e).context("waiting for events"),
+            }
+            if fds.get(1).is_some_and(|line| !line.revents().is_empty()) {
+                return self.read_new().context("reading events");
             }
             // What the watch says matters less than that it spoke.
             let mut told = [0u8; 4096];

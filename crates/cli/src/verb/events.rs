@@ -15,7 +15,11 @@ pub fn command(command: Command) -> Command {
         .about("Follow what happens to containers")
         .args([
             json_flag(),
-            Arg::new("count").long("count").value_name("N").value_parser(value_parser!(usize)).help("End after N events"),
+            Arg::new("count")
+                .long("count")
+                .value_name("N")
+                .value_parser(value_parser!(usize))
+                .help("End after N events"),
         ])
         .after_help("Examples:\n  lazaret events\n  lazaret events --json --count 1")
 }
@@ -27,7 +31,7 @@ pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
     let mut events = Follow::start(store)?;
     session.say("following events; Ctrl-C ends");
     while left > 0 {
-        for event in events.next(None)?.into_iter().take(left) {
+        for event in events.next(None, None)?.into_iter().take(left) {
             print(&line(&event, matches.get_flag("json"))?);
             left -= 1;
         }

@@ -1,9 +1,11 @@
 //! `lazaret wait`: until a container is in a state.
 
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Arg, ArgMatches, Command};
+use lazaret::console::connect_to;
 use lazaret::event::Follow;
 use lazaret::info::{State, state};
 use lazaret::runtime::cgroup::Hierarchies;
@@ -51,6 +53,10 @@ pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
         if left.is_some_and(|left| left.is_zero()) {
             return Err(error(format!("`{name}` is {now}, not {wanted}, and the time is up")));
         }
-        events.next(left)?;
+        let line = connect_to(store, &name).ok();
+        if events.next(left, line.as_ref().map(AsFd::as_fd))?.is_empty() {
+            // Perhaps its keeper was killed.
+            session.ready()?;
+        }
     }
 }

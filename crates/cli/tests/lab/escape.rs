@@ -415,7 +415,7 @@ fn a_false_proc_fools_nobody() {
     start_armed(&world, "c", PLAIN);
     let told = world.info("c")["confinement"].clone();
     // Everything that a program might read or write there, made up; and the links lead to what a root would miss.
-    let lie = "mkdir -p /tmp/p/self/attr/apparmor /tmp/p/self/fd /tmp/p/self/ns /tmp/p/1 /tmp/p/sys/kernel /tmp/p/self/task && \
+    let lie = "cd /tmp; mkdir -p p/self/attr/apparmor p/self/fd p/self/ns p/1 p/sys/kernel p/self/task && \
                cd /tmp/p && ln -s self thread-self && echo 'Name: lazaret-init' >1/status && \
                for f in exec current apparmor/exec; do mkfifo self/attr/$f; done && \
                echo 0 0 4294967295 >self/uid_map && echo 40 >sys/kernel/cap_last_cap && ln -s /etc self/exe && \
@@ -659,7 +659,8 @@ fn a_fresh_proc_of_a_nested_container_writes_no_settings_either() {
     start_armed(&world, "c", NESTING);
     let files: Vec<String> = KERNEL_FILES.iter().map(|file| format!("/mnt/{file}")).collect();
     let script = format!(
-        "mount -t proc proc /mnt && /attack writable {} && umount /mnt && mount -t sysfs sysfs /mnt && /attack writable /mnt",
+        "mount -t proc proc /mnt && /attack writable {} && umount /mnt && \
+         mount -t sysfs sysfs /mnt && /attack writable /mnt",
         files.join(" ")
     );
     let writable = world.exec("c", &["unshare", "-mpf", "sh", "-c", &script]);
@@ -691,7 +692,11 @@ fn what_is_masked_or_read_only_stays_so() {
     let tried = attempt(&world, "c", &[&["mounts"], &covered[..]].concat());
     none_works(&tried);
     // By a second mount namespace and a root of its own, as a nested container would.
-    let tried = world.exec_sh("c", "mkdir -p /mnt/r && mount --rbind / /mnt/r && cd /mnt/r && pivot_root . mnt/r/mnt 2>&1; chroot /mnt/r /attack writable /proc/sys/kernel /proc/irq /sys/kernel");
+    let tried = world.exec_sh(
+        "c",
+        "mkdir -p /mnt/r && mount --rbind / /mnt/r && cd /mnt/r && pivot_root . mnt/r/mnt 2>&1; \
+         chroot /mnt/r /attack writable /proc/sys/kernel /proc/irq /sys/kernel",
+    );
     assert!(!tried.contains("/proc/") && !tried.contains("/sys/"), "{tried}");
 }
 
@@ -760,7 +765,11 @@ fn device_nodes_that_an_image_brings_cannot_be_opened() {
         let denied = |line: &str| line.ends_with(" EACCES") || line.ends_with(" EPERM");
         assert!(tried.lines().all(denied), "refused for another reason than the rules: {tried}");
         // Copied up, renamed, linked: a node stays what it is.
-        let again = world.exec_sh(name, "cd /nodes; chmod 600 mem; mv disk d; ln sda s; mount --bind /nodes /mnt; /attack open mem d s /mnt/mem /mnt/d");
+        let again = world.exec_sh(
+            name,
+            "cd /nodes; chmod 600 mem; mv disk d; ln sda s; mount --bind /nodes /mnt; \
+             /attack open mem d s /mnt/mem /mnt/d",
+        );
         none_works(&again);
     }
 }
@@ -811,7 +820,9 @@ fn a_binary_format_stays_inside() {
         let world = World::new();
         start_armed(&world, "c", settings);
         // Newer kernels give each user namespace formats of its own; then it works, and nobody else sees it.
-        world.lazaret(&["exec", "c", "--", "sh", "-c", "mount -t binfmt_misc none /mnt && echo ':lazaret-lab:M::lazaret-lab-magic::/no/such/interpreter:' >/mnt/register"]);
+        let register = "mount -t binfmt_misc none /mnt && \
+                        echo ':lazaret-lab:M::lazaret-lab-magic::/no/such/interpreter:' >/mnt/register";
+        world.lazaret(&["exec", "c", "--", "sh", "-c", register]);
         assert_eq!(entries(host), before);
     }
 }
@@ -962,7 +973,11 @@ fn what_a_container_mounts_is_not_seen_outside() {
     let table = || fs::read_to_string("/proc/self/mountinfo").unwrap();
     start_armed(&world, "c", PLAIN);
     let marker = format!("lazaret-lab-{}", std::process::id());
-    world.exec_sh("c", &format!("mount -t tmpfs {marker} /mnt && mkdir /mnt/deep && mount -t tmpfs {marker} /mnt/deep && mount --make-rshared /"));
+    let mount = format!(
+        "mount -t tmpfs {marker} /mnt && mkdir /mnt/deep && mount -t tmpfs {marker} /mnt/deep && \
+         mount --make-rshared /"
+    );
+    world.exec_sh("c", &mount);
     assert!(world.exec("c", &["mount"]).contains(&marker));
     assert!(!table().contains(&marker));
 }
@@ -976,9 +991,10 @@ fn a_tree_made_to_trap_its_remover_is_removed() {
     start_armed(&world, "c", PLAIN);
     let bait_path = text(&bait.dir);
     let script = format!(
-        "mkdir /t; cd /t; ln -s {bait_path} link; ln -s / root; ln -s {bait_path}/file file; mkfifo fifo; mkdir shut; touch shut/x; chmod 0 shut; \
+        "mkdir /t; cd /t; ln -s {bait_path} link; ln -s / root; ln -s {bait_path}/file file; mkfifo fifo; \
+         mkdir shut; touch shut/x; chmod 0 shut; \
          touch -- '-rf' ' ' '*' \"$(printf 'a\\nb')\" \"$(printf '\\377\\376')\"; \
-         i=0; while [ $i -lt 300 ]; do d=dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd; \
+         d=dddddddddddddddddddddddddddddddddddddddddddddddddd; d=$d$d; i=0; while [ $i -lt 300 ]; do \
          mkdir $d && cd $d || break; i=$((i+1)); done; \
          mkdir /sys/fs/cgroup/x /sys/fs/cgroup/x/y /sys/fs/cgroup/x/y/z"
     );

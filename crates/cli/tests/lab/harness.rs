@@ -354,7 +354,8 @@ fn fresh_directory() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let base = std::env::var_os("LAZARET_LAB_DIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let dir = base.join(format!("lazaret-lab-{}-{number}", std::process::id()));
+    // No name is the beginning of another: who looks for one must not find its neighbours.
+    let dir = base.join(format!("lazaret-lab-{}-{number:04}", std::process::id()));
     fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("making `{}`: {e}", dir.display()));
     // Mount points and cgroup names are compared by path: there must be but one.
     fs::canonicalize(dir).unwrap()
@@ -441,6 +442,8 @@ pub struct Running {
     came: [Vec<u8>; 2],
     /// How much of the output [`Running::expect`] has gone through.
     seen: usize,
+    /// Whether its end has been seen: from then on there is only output to wait for.
+    over: bool,
     deadline: Instant,
 }
 
@@ -457,7 +460,7 @@ impl Running {
             never_block(fd);
         }
         let deadline = Instant::now() + LIMIT;
-        Running { child, pidfd, input, open, came: Default::default(), seen: 0, deadline }
+        Running { child, pidfd, input, open, came: Default::default(), seen: 0, over: false, deadline }
     }
 
     /// Its process id.
@@ -530,7 +533,7 @@ impl Running {
     #[track_caller]
     pub fn wait(mut self) -> Out {
         self.input = None;
-        while !self.has_ended() {
+        while !self.over {
             self.pump(None, "to end");
         }
         self.deadline = self.deadline.min(Instant::now() + LAST_OUTPUT);
@@ -550,9 +553,8 @@ impl Running {
     /// Waits for one thing to happen and takes what there is to read. Panics when time is up.
     #[track_caller]
     fn pump(&mut self, writable: Option<&ChildStdin>, for_what: &str) {
-        let ended = self.has_ended();
         let mut fds: Vec<PollFd<'_>> = self.open.iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-        if !ended {
+        if !self.over {
             fds.push(PollFd::new(&self.pidfd, PollFlags::IN));
         }
         fds.extend(writable.map(|fd| PollFd::new(fd, PollFlags::OUT)));
@@ -560,6 +562,7 @@ impl Running {
             let _ = self.child.kill();
             panic!("time is up waiting for `{for_what}`\n{}", self.so_far());
         }
+        self.over = self.over || self.has_ended();
         for (open, came) in self.open.iter_mut().zip(&mut self.came) {
             if open.as_ref().is_some_and(|fd| !take_all(fd, came)) {
                 *open = None;

@@ -174,17 +174,8 @@ fn ids_stay_disjoint_while_containers_come_and_go() {
 fn many_commands_run_in_one_container() {
     let world = World::new();
     world.start_container("c", armed());
-    let all: Vec<_> =
-        (0..2 * MANY).map(|at| words(&format!("exec c -- sh -c exit\t{at}").replace("exit\t", "exit "))).collect();
-    let all: Vec<Vec<String>> = all
-        .into_iter()
-        .map(|mut line| {
-            let code = line.pop().unwrap();
-            line.pop();
-            line.push(format!("exit {code}"));
-            line
-        })
-        .collect();
+    let exit = |code: usize| ["exec", "c", "--", "sh", "-c", &format!("exit {code}")].map(str::to_owned).to_vec();
+    let all: Vec<Vec<String>> = (0..2 * MANY).map(exit).collect();
     for (at, out) in at_once(&world, &all).iter().enumerate() {
         assert_eq!(out.status, at as i32, "{out}");
     }
