@@ -96,7 +96,8 @@ pub fn exec(
     let target = running.target(store, name)?;
 
     if with_terminal {
-        let Attached { child, terminal } = attach::attach(&target, &command, attach::Stdio::Terminal)?;
+        let ours = attach::Stdio::Terminal(relay::window(stdio[0]));
+        let Attached { child, terminal } = attach::attach(&target, &command, ours)?;
         let terminal = terminal.ok_or_else(|| error("the command got no terminal"))?;
         return relay::terminal(child.pidfd.as_fd(), stdio[0], stdio[1], terminal);
     }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lazaret_base::{Context, Error, Result, error};
+use lazaret_base::{Context, Error, Lock, Result, error};
 use lazaret_config::{Document, Name};
 use lazaret_runtime::cgroup;
 use lazaret_runtime::confine::Capabilities;
@@ -133,7 +133,9 @@ pub(crate) struct Keeper {
     /// Whether systemd has made the scope that this process is in.
     in_scope: bool,
     /// While this is held, others know that somebody stands behind the container.
-    _alive: Alive,
+    alive: Alive,
+    /// The lock of the command that is its own keeper, until the start is over.
+    pub(crate) lock: Option<Lock>,
 }
 
 impl Keeper {
@@ -161,7 +163,19 @@ impl Keeper {
         };
         let listener = crate::console::listen(&store, &name)?;
         let environment = request.environment.clone();
-        Ok(Keeper { store, name, record, document, host, environment, state, listener, in_scope: false, _alive: alive })
+        Ok(Keeper {
+            store,
+            name,
+            record,
+            document,
+            host,
+            environment,
+            state,
+            listener,
+            in_scope: false,
+            alive,
+            lock: None,
+        })
     }
 
     /// Carries out the plan. On failure nothing is left of it, and nobody keeps the container any more.
@@ -203,7 +217,9 @@ impl Keeper {
         let plan = Plan::compile(&spec, &self.host)?;
         self.record_confinement(&plan)?;
         let owner = self.record.ids.map_or(0, |ids| ids.start);
-        let started = spawn::start(spawn::Start { plan: &plan, owner, stdio, inject })?;
+        // Should we be killed, the sides of the start may outlive us by a moment: not as if they were us.
+        let private = [self.alive.as_fd()].into_iter().chain(self.lock.as_ref().map(AsFd::as_fd)).collect();
+        let started = spawn::start(spawn::Start { plan: &plan, owner, stdio, private, inject })?;
         self.state.init = started.init.pid.as_raw_nonzero().get();
         self.state.init_started = process::started(started.init.pid).unwrap_or_default();
         self.record_state(Phase::Running, What::Running, None)?;
@@ -259,6 +275,8 @@ impl Keeper {
         let mut started = started;
         let mut clients = Vec::new();
         loop {
+            // Whoever waited for the start has been answered.
+            started.outgrown.clear();
             let ended = self.attend(&started, &mut clients)?;
             drop(started);
             let reboot = ended == Ended::Killed(Signal::HUP.as_raw());

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::{OptionalActions, Termios, Winsize, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
 use crate::console::{PACKET, window_packet};
 use crate::keeper::Ended;
@@ -143,9 +143,14 @@ pub fn terminal(
     ended
 }
 
+/// The size of a terminal's window, if it has one.
+pub fn window(terminal: BorrowedFd<'_>) -> Option<Winsize> {
+    tcgetwinsize(terminal).ok()
+}
+
 /// Passes the size of one terminal on to another.
 fn fit_window(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
-    if let Ok(size) = tcgetwinsize(from) {
+    if let Some(size) = window(from) {
         // A size is advice.
         let _ = tcsetwinsize(to, size);
     }
@@ -310,12 +315,7 @@ pub fn console(socket: &OwnedFd, input: BorrowedFd<'_>, output: BorrowedFd<'_>) 
     let raw = isatty(input).then(|| Raw::enter(input)).transpose()?;
     let signals = signal::watch(&[Signal::WINCH, Signal::TERM, Signal::HUP].map(Signal::as_raw))?;
     let say_size = || {
-        let size = tcgetwinsize(input).unwrap_or(rustix::termios::Winsize {
-            ws_row: 24,
-            ws_col: 80,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        });
+        let size = tcgetwinsize(input).unwrap_or(Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 });
         send(socket, &window_packet(size), SendFlags::NOSIGNAL)
     };
     say_size().context("calling the keeper")?;

@@ -65,6 +65,7 @@ pub fn run(
         cwd: run.cwd,
         inherit_stdio: !with_terminal,
         terminal: with_terminal,
+        window: relay::window(stdio[0]).map(|size| (size.ws_row, size.ws_col)),
     };
     let ended = attend(store, lock, &request, ours, stdio, !run.keep)?;
     Ok((ended, name))
@@ -89,15 +90,16 @@ fn attend(
             return Err(e);
         }
     };
+    keeper.lock = Some(lock);
     let with_terminal = ours.terminal;
     let ended = if with_terminal {
-        let Started { init, console } = keeper.start(Some(ours), None, None)?;
-        drop(lock);
+        let Started { init, console, outgrown: _outgrown } = keeper.start(Some(ours), None, None)?;
+        keeper.lock = None;
         relay::terminal(init.pidfd.as_fd(), stdio[0], stdio[1], console)
     } else {
         let ends = Ends::of(stdio)?;
         let started = keeper.start(Some(ours), Some(ends.for_command()), None)?;
-        drop(lock);
+        keeper.lock = None;
         ends.serve(started.init.pidfd.as_fd())
     };
     let given_back = keeper.give_back();

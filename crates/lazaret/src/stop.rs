@@ -178,16 +178,17 @@ pub fn freeze(store: &Store, name: &Name, frozen: bool) -> Result<()> {
     recover_locked(store, name)?;
     let running = running(store, name)?;
     let payload = running.state.group.payload(&running.host.cgroups);
-    if cgroup::frozen(&payload) == frozen {
-        return Ok(());
-    }
+    let before = cgroup::frozen(&payload);
     let doing = if frozen { "freezing" } else { "thawing" };
+    // Whatever it was before: somebody may have been killed half-way.
     let done = cgroup::freeze(&payload, frozen, LAST_BREATH);
     if done.is_err() && frozen {
         // Half frozen is worse than not at all.
         let _ = cgroup::write(&payload.join("cgroup.freeze"), "0");
     }
     done.with_context(|| format!("{doing} `{name}`"))?;
-    event::tell(store, name, if frozen { What::Frozen } else { What::Thawed }, None);
+    if before != frozen {
+        event::tell(store, name, if frozen { What::Frozen } else { What::Thawed }, None);
+    }
     Ok(())
 }

@@ -12,7 +12,7 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -556,7 +556,13 @@ impl Store {
 
 /// While this is held, others know that somebody stands behind a container. It ends with its process.
 #[derive(Debug)]
-pub(crate) struct Alive(#[expect(dead_code, reason = "what it does is to be open")] OwnedFd);
+pub(crate) struct Alive(OwnedFd);
+
+impl AsFd for Alive {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 /// A directory in which something is made or unmade. While its lock is held, nobody else removes it.
 pub struct Workshop {

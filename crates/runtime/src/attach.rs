@@ -12,6 +12,7 @@ use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fstat, fst
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::account::{self, Account};
@@ -63,8 +64,8 @@ pub struct Command {
 
 /// What the command's standard input, output and error are.
 pub enum Stdio<'a> {
-    /// A new terminal of the container's; our end is in [`Attached`].
-    Terminal,
+    /// A new terminal of the container's, of this size from the first; our end is in [`Attached`].
+    Terminal(Option<Winsize>),
     /// These. None may be a terminal of the host's: the container could type into it.
     Given([BorrowedFd<'a>; 3]),
 }
@@ -223,8 +224,11 @@ fn become_user(account: &Account) -> Result<()> {
 fn attach_stdio(stdio: &Stdio<'_>, line: &Line) -> Result<()> {
     match stdio {
         Stdio::Given(given) => take_stdio(*given),
-        Stdio::Terminal => {
+        Stdio::Terminal(size) => {
             let (ours, theirs) = open_terminal().context("opening a terminal in the container")?;
+            if let Some(size) = size {
+                tcsetwinsize(&ours, *size).context("giving the terminal its size")?;
+            }
             rustix::process::ioctl_tiocsctty(&theirs)?;
             take_stdio([theirs.as_fd(); 3])?;
             let mut made = Fds::default();

@@ -393,9 +393,12 @@ pub fn freeze(payload: &Path, frozen: bool, deadline: Duration) -> Result<()> {
     }
 }
 
-/// Whether a group is frozen.
+/// Whether a group is frozen, or about to be: a process that is born in it will not run.
 pub fn frozen(payload: &Path) -> bool {
-    fs::read_to_string(payload.join("cgroup.events")).is_ok_and(|text| text.lines().any(|line| line == "frozen 1"))
+    let says = |file: &str, line: &str| {
+        fs::read_to_string(payload.join(file)).is_ok_and(|text| text.lines().any(|found| found == line))
+    };
+    says("cgroup.events", "frozen 1") || says("cgroup.freeze", "1")
 }
 
 /// Kills every process in a group (`cgroup.kill`, Linux 5.14) and waits until none is left.

@@ -97,6 +97,8 @@ pub struct OurInit {
     pub inherit_stdio: bool,
     /// Whether the command gets a terminal of its own as controlling terminal.
     pub terminal: bool,
+    /// Rows and columns of that terminal, if its user has a window: a program asks for them at its first moment.
+    pub window: Option<(u16, u16)>,
 }
 
 /// Who carries a step out.
@@ -551,7 +553,11 @@ fn confinement(steps: &mut Vec<Step>, spec: &Spec) -> Result<()> {
     push(GuestStep::ShareMounts);
     let host_name = config.hostname.as_ref().map_or_else(|| spec.name.to_string(), |name| name.to_string());
     push(GuestStep::HostName(host_name.clone()));
-    push(GuestStep::HostNameFile(host_name));
+    // An init of the image's would read another name there and set it back. Ours does not, and the first write into
+    // `/etc` of an overlay is dear.
+    if matches!(spec.program, Program::First { .. }) {
+        push(GuestStep::HostNameFile(host_name));
+    }
     push(GuestStep::Loopback);
     push(GuestStep::Keyring);
     push(GuestStep::Bound(Capabilities::of(config)));

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use lazaret_base::{Context, Error, Result, error};
-use lazaret_sys::process::{Child, Cloned, clone, exit_now, namespace};
+use lazaret_sys::process::{Child, Cloned, clone, close_copies, exit_now, namespace};
 use lazaret_sys::signal;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, getppid, kill_process, waitid};
@@ -42,6 +42,8 @@ pub struct Start<'a> {
     pub owner: u32,
     /// Standard input, output and error for a program that inherits the caller's.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
+    /// Descriptors that are the caller's alone, such as locks: while a copy is open in another process, a lock is held.
+    pub private: Vec<BorrowedFd<'a>>,
     /// For tests.
     pub inject: Option<Inject>,
 }
@@ -53,6 +55,9 @@ pub struct Started {
     pub init: Child,
     /// Our end of its console.
     pub console: OwnedFd,
+    /// Mount namespaces that nobody is in any more. Their end takes the kernel a while, which is better spent when
+    /// nobody waits: drop them then.
+    pub outgrown: Vec<OwnedFd>,
 }
 
 /// What the host's steps work with; the other sides inherit a copy at their birth.
@@ -66,6 +71,7 @@ pub struct HostSide<'a> {
     pub(crate) guest: Option<Child>,
     pub(crate) init: BorrowedFd<'a>,
     pub(crate) stdio: Option<[BorrowedFd<'a>; 3]>,
+    private: Vec<BorrowedFd<'a>>,
     guest_line: (Option<Line>, Option<Line>),
     stage: Option<(Child, Line)>,
 }
@@ -85,6 +91,7 @@ pub fn start(start: Start<'_>) -> Result<Started> {
         guest: None,
         init: init.as_fd(),
         stdio: start.stdio,
+        private: start.private,
         guest_line: (Some(ours), Some(theirs)),
         stage: None,
     };
@@ -94,7 +101,10 @@ pub fn start(start: Start<'_>) -> Result<Started> {
     }
     match (driven, side.guest.take()) {
         (Ok(()), Some(init)) => match side.fds.take(Slot::Console) {
-            Some(console) => Ok(Started { init, console }),
+            Some(console) => {
+                let outgrown = std::iter::from_fn(|| side.fds.take(Slot::Outgrown)).collect();
+                Ok(Started { init, console, outgrown })
+            }
             None => {
                 end(&init);
                 Err(error("the plan opens no console"))
@@ -214,9 +224,13 @@ fn raise_stage(side: &mut HostSide<'_>) -> Result<()> {
             drop(ours);
             // The stage must not keep the guest's line open.
             side.guest_line = (None, None);
+            close_copies(&side.private);
             stage::live(side, &theirs)
         }
         Cloned::Parent(child) => {
+            // The stage leaves it when it seals the tree.
+            let outgrown = host::mounts_of(child.pid)?;
+            side.fds.put(Slot::Outgrown, outgrown);
             side.stage = Some((child, ours));
             Ok(())
         }
@@ -249,6 +263,7 @@ impl HostSide<'_> {
     pub(crate) fn become_guest(&mut self) -> Line {
         let line = self.guest_line.1.take();
         self.guest_line.0 = None;
+        close_copies(&self.private);
         line.unwrap_or_else(|| exit_now(1))
     }
 

@@ -111,6 +111,17 @@ pub fn close_from(first: u32, on_exec: bool) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) }).map(drop)
 }
 
+/// Closes this process's copies of descriptors whose owners live on in the process it was cloned from.
+///
+/// For the child of [`clone`] only, which never drops those owners: it ends by execution or by [`exit_now`].
+pub fn close_copies(of: &[BorrowedFd<'_>]) {
+    for fd in of {
+        // SAFETY: no value of this process that owns the number will ever be dropped (see above), so nothing is
+        // closed twice; what follows in the child does not use it.
+        unsafe { libc::close(fd.as_raw_fd()) };
+    }
+}
+
 /// Executes the program `path` names; returns only on failure (execve(2)).
 pub fn execute(path: &CStr, arguments: &[CString], environment: &[CString]) -> Errno {
     let (argv, envp) = (pointers(arguments), pointers(environment));

@@ -15,6 +15,7 @@ use rustix::mount::{
 };
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::account;
@@ -233,6 +234,10 @@ fn run(guest: &mut Guest<'_>, program: &Program, environment: &[(String, String)
     };
     let inherit = matches!(program, Program::Ours(OurInit { inherit_stdio: true, .. }));
     let terminal = guest.terminal.take().ok_or_else(|| error("there is no console"))?;
+    if let Program::Ours(OurInit { window: Some((rows, columns)), .. }) = program {
+        let size = Winsize { ws_row: *rows, ws_col: *columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&terminal, size).context("giving the terminal its size")?;
+    }
     let stdio = match guest.stdio.filter(|_| inherit) {
         Some(given) => given,
         None => [terminal.as_fd(); 3],

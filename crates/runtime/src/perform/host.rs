@@ -1,12 +1,12 @@
 //! The keeper's steps.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use lazaret_base::{Context, Result, error};
 use lazaret_config::Config;
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::process::{Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::cgroup::Hierarchies;
 use crate::devices::{Rule, assemble};
@@ -36,6 +36,9 @@ pub fn perform(step: &HostStep, side: &mut HostSide<'_>) -> Result<()> {
             match clone(flags, Some(dir.as_fd()))? {
                 Cloned::Child => guest::live(side),
                 Cloned::Parent(child) => {
+                    // The guest leaves it before long.
+                    let outgrown = mounts_of(child.pid)?;
+                    side.fds.put(Slot::Outgrown, outgrown);
                     side.guest = Some(child);
                     Ok(())
                 }
@@ -53,14 +56,18 @@ pub fn perform(step: &HostStep, side: &mut HostSide<'_>) -> Result<()> {
             Ok(())
         }
         HostStep::TakeMounts => {
-            let stage = side.stage_pid()?;
-            let path = format!("/proc/{}/ns/mnt", stage.as_raw_nonzero());
-            let mounts = openat(CWD, &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                .with_context(|| format!("opening `{path}`"))?;
+            let mounts = mounts_of(side.stage_pid()?)?;
             side.fds.put(Slot::Mounts, mounts);
             Ok(())
         }
     }
+}
+
+/// The mount namespace that a process is in now.
+pub(crate) fn mounts_of(pid: Pid) -> Result<OwnedFd> {
+    let path = format!("/proc/{}/ns/mnt", pid.as_raw_nonzero());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    openat(CWD, &path, flags, Mode::empty()).with_context(|| format!("opening `{path}`"))
 }
 
 fn flag(name: &str) -> u64 {
