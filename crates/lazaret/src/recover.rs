@@ -9,7 +9,7 @@ use lazaret_runtime::cgroup::{self, Group, Hierarchies};
 use crate::create;
 use crate::event::{self, What};
 use crate::ids;
-use crate::store::Store;
+use crate::store::{Phase, Store};
 
 /// How long processes that were just killed may take to be gone.
 pub(crate) const LAST_BREATH: Duration = Duration::from_secs(10);
@@ -44,7 +44,10 @@ pub(crate) fn recover_locked(store: &Store, name: &Name) -> Result<()> {
     }
     // With this in hand we are what the keeper would be: nobody else begins or ends here.
     let Some(_alive) = store.keep(name)? else { return Ok(()) };
-    if let Some(state) = store.run_state(name)? {
+    if let Some(mut state) = store.run_state(name)? {
+        // For whoever looks meanwhile; a disk that takes no writing is no reason to leave processes alive.
+        state.phase = Phase::Stopping;
+        let _ = store.write_run_state(name, &state);
         clear_group(&state.group, &Hierarchies::probe()?)?;
     }
     let stopped = || event::tell(store, name, What::Stopped, Some("its keeper was gone".into()));

@@ -553,9 +553,10 @@ fn confinement(steps: &mut Vec<Step>, spec: &Spec) -> Result<()> {
     push(GuestStep::ShareMounts);
     let host_name = config.hostname.as_ref().map_or_else(|| spec.name.to_string(), |name| name.to_string());
     push(GuestStep::HostName(host_name.clone()));
-    // An init of the image's would read another name there and set it back. Ours does not, and the first write into
-    // `/etc` of an overlay is dear.
-    if matches!(spec.program, Program::First { .. }) {
+    // An init of the image's would read another name there and set it back, and people look there. A container for one
+    // command does without: the first write into `/etc` of an overlay is dear.
+    let for_one_command = matches!(&spec.program, Program::Ours(ours) if !ours.command.is_empty());
+    if !for_one_command {
         push(GuestStep::HostNameFile(host_name));
     }
     push(GuestStep::Loopback);

@@ -131,7 +131,8 @@ fn a_container_ends_with_its_keeper() {
                   setsid sleep 1000 </dev/null >/dev/null 2>&1 &)";
     world.exec_sh("c", hidden);
     let init = world.init_pid("c");
-    let inside = world.spawn(&["exec", "c", "--", "cat"]);
+    let mut inside = world.spawn(&["exec", "c", "--", "sh", "-c", "echo going; cat"]);
+    inside.expect("going");
     kill(world.keeper_pid("c"));
     let out = world.ok(&["list", "--json"]).json();
     assert_eq!(out[0]["state"], "stopped");
