@@ -9,6 +9,7 @@ use lazaret_runtime::cgroup;
 use lazaret_runtime::confine::Capabilities;
 use lazaret_runtime::host::Host;
 use lazaret_runtime::seccomp::Program;
+use rustix::io::Errno;
 
 use crate::keeper::Ended;
 use crate::relay::{self, Ends};
@@ -42,7 +43,11 @@ pub(crate) fn running(store: &Store, name: &Name) -> Result<Running> {
     }
     let init =
         process::open(state.init, state.init_started).map_err(|e: Error| e.context(format!("entering `{name}`")))?;
-    let config = store.running_config(name)?;
+    let config = store.running_config(name).map_err(|e| match e.errno() {
+        // It has ended since, and what it left at run time is gone.
+        Some(Errno::NOENT) => stopped(),
+        _ => e,
+    })?;
     Ok(Running { state, host: Host::probe()?, init, config })
 }
 

@@ -280,7 +280,8 @@ impl Keeper {
             let ended = self.attend(&started, &mut clients)?;
             drop(started);
             let reboot = ended == Ended::Killed(Signal::HUP.as_raw());
-            self.record_state(Phase::Stopping, What::Stopping, Some(in_words(ended)))?;
+            // A full disk must not keep it from giving everything back.
+            let _ = self.record_state(Phase::Stopping, What::Stopping, Some(in_words(ended)));
             if !reboot {
                 self.give_back()?;
                 return Ok(ended);

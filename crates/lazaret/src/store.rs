@@ -460,12 +460,25 @@ impl Store {
 
     /// Keeper: takes the container for itself. `None` if another keeper has it.
     pub(crate) fn keep(&self, name: &Name) -> Result<Option<Alive>> {
-        self.announce(name)?;
         let path = self.run_dir(name).join("alive");
         let taking = || format!("locking `{}`", path.display());
-        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-        let file = OwnedFd::from(file.with_context(taking)?);
-        Ok(lazaret_sys::lock::take(file.as_fd()).with_context(taking)?.then_some(Alive(file)))
+        loop {
+            self.announce(name)?;
+            let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+            let file = match file {
+                // The keeper before us has just taken everything out of sight.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                file => OwnedFd::from(file.with_context(taking)?),
+            };
+            if !lazaret_sys::lock::take(file.as_fd()).with_context(taking)? {
+                return Ok(None);
+            }
+            let held = rustix::fs::fstat(&file).with_context(taking)?;
+            // Or it did after we had opened its file: the lock must be on the one that others look at.
+            if rustix::fs::stat(&path).is_ok_and(|named| (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)) {
+                return Ok(Some(Alive(file)));
+            }
+        }
     }
 
     /// Whether a keeper stands behind the container. Looking gets in no keeper's way.
