@@ -186,6 +186,9 @@ pub fn freeze(store: &Store, name: &Name, frozen: bool) -> Result<()> {
         // Half frozen is worse than not at all.
         let _ = cgroup::write(&payload.join("cgroup.freeze"), "0");
     }
+    if done.as_ref().is_err_and(|e| matches!(e.errno(), Some(Errno::NOENT | Errno::NODEV))) {
+        return Err(error(format!("`{name}` has ended meanwhile")).kind(Kind::Stopped));
+    }
     done.with_context(|| format!("{doing} `{name}`"))?;
     if before != frozen {
         event::tell(store, name, if frozen { What::Frozen } else { What::Thawed }, None);

@@ -455,7 +455,12 @@ impl Store {
     /// Says that a container is about to have a keeper. One that has none yet is cleaned up after by whoever gets its
     /// lock.
     pub(crate) fn announce(&self, name: &Name) -> Result<()> {
-        make_private(&self.run_dir(name).join("scratch"))
+        let scratch = self.run_dir(name).join("scratch");
+        match make_private(&scratch) {
+            // It was there, and then the keeper before us took it out of sight: once, since its lock is ours to take.
+            Err(e) if e.errno() == Some(rustix::io::Errno::EXIST) => make_private(&scratch),
+            other => other,
+        }
     }
 
     /// Keeper: takes the container for itself. `None` if another keeper has it.

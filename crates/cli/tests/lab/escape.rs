@@ -1008,8 +1008,14 @@ fn a_tree_made_to_trap_its_remover_is_removed() {
 fn a_container_that_makes_processes_without_end_is_ended() {
     let world = World::new();
     start_armed(&world, "c", &["pids=60"]);
-    let mut bomb =
-        world.spawn(&["exec", "c", "--", "sh", "-c", "trap '' TERM HUP INT; b() { b | b & }; b; echo going; cat"]);
+    let mut bomb = world.spawn(&[
+        "exec",
+        "c",
+        "--",
+        "sh",
+        "-c",
+        "trap '' TERM HUP INT; b() { b | b & }; b & echo going; exec cat",
+    ]);
     bomb.expect("going\n");
     assert_eq!(world.state("c"), "running");
     world.ok(&["stop", "c", "--kill"]);
