@@ -461,8 +461,21 @@ pub fn remove(group: &Group, trees: &Hierarchies) -> Result<()> {
     first
 }
 
+/// How long an ending process may take from leaving its first group to leaving its last.
+const LAST_STEP: Duration = Duration::from_secs(2);
+
+/// Waits until whoever is just leaving the group has left it.
+///
+/// An ending process leaves its groups one after the other, and the news of the first may be heard before it has left
+/// the last. It holds a lock meanwhile, which the kernel takes to list a group's processes as well
+/// (css_set_update_populated and css_task_iter_start in kernel/cgroup/cgroup.c).
+fn wait_for_exits(group: &Path) {
+    let _ = fs::read(group.join("cgroup.procs"));
+}
+
 /// Removes a group and all below it, children first. Iterative: a container decides how deep it goes.
 fn remove_below(top: &Path) -> Result<()> {
+    let end = Instant::now() + LAST_STEP;
     let mut stack = vec![top.to_path_buf()];
     while let Some(dir) = stack.last() {
         match rustix::fs::rmdir(dir) {
@@ -479,6 +492,10 @@ fn remove_below(top: &Path) -> Result<()> {
             if entry.file_type()?.is_dir() {
                 children.push(entry.path());
             }
+        }
+        if children.is_empty() && Instant::now() < end {
+            wait_for_exits(dir);
+            continue;
         }
         if children.is_empty() {
             return Err(Error::from(Errno::BUSY).context(format!("removing the cgroup `{}`", dir.display())));

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Arg, ArgMatches, Command};
 use lazaret::console::connect_to;
@@ -31,6 +31,9 @@ pub fn command(command: Command) -> Command {
         .after_help("Examples:\n  lazaret wait web stopped\n  lazaret wait web running --timeout 10s")
 }
 
+/// How soon one is looked at again of whom no event will tell.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
     let (store, name, timeout) = (session.ready()?, name(matches)?, duration(matches, "timeout")?);
     store.require(&name)?;
@@ -54,6 +57,9 @@ pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
             return Err(error(format!("`{name}` is {now}, not {wanted}, and the time is up")));
         }
         let line = connect_to(store, &name).ok();
+        // A keeper that can't be called, of a container that has not stopped, is about to begin or to end.
+        let about = line.is_none() && now != State::Stopped;
+        let left = if about { Some(left.map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN))) } else { left };
         if events.next(left, line.as_ref().map(AsFd::as_fd))?.is_empty() {
             // Perhaps its keeper was killed.
             session.ready()?;
