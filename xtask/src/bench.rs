@@ -14,13 +14,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::build::cargo;
 use crate::installation::Installation;
 use crate::packages::{self, For};
 use crate::place::{self, as_root};
 use crate::run::quietly;
 use crate::stage::stage;
-use crate::{Result, flags, nothing_else};
+use crate::{Result, build, flags, nothing_else};
 use contest::{Contender, Finding, Row, Target, timed};
 use peers::{Lxc, Others};
 
@@ -40,9 +39,8 @@ pub fn run(arguments: &[String]) -> Result {
     }
     nothing_else(&rest)?;
     stage("packages", || packages::install(For::Bench))?;
-    stage("build", || quietly(&mut cargo(&["build", "--release", "--package", "lazaret-cli"])).map(|_| ""))?;
+    let lazaret = build::dist()?;
     let own = std::env::current_exe().map_err(|e| format!("finding this program: {e}"))?;
-    let lazaret = place::target()?.join("release/lazaret");
     let mut measuring = as_root(&own, &[])?;
     measuring.arg("bench").args(arguments).arg("--with").arg(&lazaret);
     match measuring.status().map_err(|e| format!("running sudo: {e}; run this as root"))?.success() {
@@ -168,13 +166,17 @@ impl Field {
 
     /// The kernel's share, in a directory of its own.
     fn floor(&self, what: &str, program: &str) -> Result<Duration> {
+        timed(self.floor_command(what, program)?)
+    }
+
+    fn floor_command(&self, what: &str, program: &str) -> Result<Command> {
         let space = self.world.dir.join(format!("floor-{}", self.fresh()));
         for part in ["", "upper", "work", "root"] {
             fs::create_dir(space.join(part)).map_err(|e| format!("making `{}`: {e}", space.display()))?;
         }
         let mut floor = Command::new(&self.floor);
         floor.arg(what).arg(&self.rootfs).arg(&space).arg(program);
-        timed(floor)
+        Ok(floor)
     }
 }
 

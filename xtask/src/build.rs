@@ -66,6 +66,30 @@ pub fn tests() -> Result<Built> {
     Ok(Built { tests, lazaret: lazaret.ok_or("cargo built no program called lazaret")? })
 }
 
+/// Builds the program that people install, and returns where it is. It is linked statically: a command is over in
+/// milliseconds, of which looking for libraries would be a good part.
+pub fn dist() -> Result<PathBuf> {
+    let compiler = std::env::var_os("RUSTC").unwrap_or("rustc".into());
+    let said = quietly(Command::new(compiler).arg("-vV"))?;
+    let host = said.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc does not name its host")?;
+    // Named even though it is the host's own: what runs at build time can't be linked statically.
+    let mut building = cargo(&["build", "--release", "--package", "lazaret-cli", "--target", host]);
+    building.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    match building.status() {
+        Ok(status) if status.success() => {}
+        _ => return Err("Lazaret could not be built".into()),
+    }
+    let target = place::target()?;
+    let (built, dist) = (target.join(host).join("release/lazaret"), target.join("dist"));
+    let copy = std::fs::create_dir_all(&dist).and_then(|()| {
+        // Put in place whole: the one that is there may be running.
+        std::fs::copy(&built, dist.join(".lazaret"))?;
+        std::fs::rename(dist.join(".lazaret"), dist.join("lazaret"))
+    });
+    copy.map_err(|e| format!("copying `{}` to `{}`: {e}", built.display(), dist.display()))?;
+    Ok(dist.join("lazaret"))
+}
+
 fn test_of(artifact: &Value) -> Option<Tests> {
     let manifest = PathBuf::from(text(&artifact["manifest_path"]));
     let directory = manifest.parent()?.to_owned();

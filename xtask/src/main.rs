@@ -1,6 +1,7 @@
 //! The project's own chores: `cargo xtask CHORE`. One chore, one file.
 
 mod bench;
+mod dist;
 mod lab;
 mod readme;
 mod test;
@@ -48,6 +49,7 @@ const CHORES: &[Chore] = &[
         about: "measure against other container tools",
         run: bench::run,
     },
+    Chore { name: "dist", arguments: "", about: "build the program to install: TARGET/dist/lazaret", run: dist::run },
     Chore {
         name: "tidy",
         arguments: "",

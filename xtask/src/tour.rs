@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::build::cargo;
 use crate::installation::Installation;
 use crate::packages::{self, For};
 use crate::place::{self, as_root};
 use crate::run::{listen, quietly};
-use crate::{Result, nothing_else};
+use crate::{Result, build, nothing_else};
 
 /// Builds, and shows. Root's part is a run of this same program: `try --with LAZARET`.
 pub fn run(arguments: &[String]) -> Result {
@@ -25,11 +24,7 @@ pub fn run(arguments: &[String]) -> Result {
     nothing_else(arguments)?;
     packages::install(For::Try)?;
     println!("Building Lazaret. The first time, this takes some minutes.");
-    let built = cargo(&["build", "--release", "--package", "lazaret-cli"]).status();
-    if !built.is_ok_and(|status| status.success()) {
-        return Err("Lazaret could not be built".into());
-    }
-    let lazaret = place::target()?.join("release/lazaret");
+    let lazaret = build::dist()?;
     if place::ids()?.0 != 0 {
         println!("Making containers takes root: sudo may ask for your password.");
     }

@@ -4,8 +4,9 @@
 //! what must live as long as the container: its lock, its console, its cgroups. When it ends, however it
 //! ends, the container's init dies with it, and what it can't give back itself the next command gives back.
 
-use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lazaret_base::{Context, Error, Lock, Result, error};
@@ -16,6 +17,7 @@ use lazaret_runtime::host::Host;
 use lazaret_runtime::plan::{GuestStep, OurInit, Plan, Step};
 use lazaret_runtime::spawn::{self, Inject, Started, Victim};
 use lazaret_runtime::systemd::{self, Manager, Scope};
+use lazaret_sys::process::{close_from, exit_now, set_command_line};
 use lazaret_sys::signal;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -28,27 +30,41 @@ use crate::start::{Answer, Request, answer, group_of, read_request, spec};
 use crate::store::{Alive, Phase, Record, RunState, Store};
 use crate::{create, label, process, stop};
 
-/// The life of a keeper, as the process that [`crate::start`] makes: told on its standard input what to
-/// keep, it answers there. The exit status is for nobody.
+/// The life of a keeper that is our program started anew: told on its standard input what to keep, it answers there.
+/// The exit status is for nobody.
 pub fn main() -> i32 {
     // What the caller left open for its children is not for one that outlives it.
-    if lazaret_sys::process::close_from(3, false).is_err() {
+    if close_from(3, false).is_err() {
         return 1;
     }
     let stdin = std::io::stdin();
     let Ok(line) = rustix::io::fcntl_dupfd_cloexec(&stdin, 3) else { return 1 };
     let told = rustix::io::fcntl_dupfd_cloexec(&line, 3).map(File::from);
-    let kept = told.map_err(Error::from).and_then(read_request).and_then(|request| begin(request, &line));
-    drop(line);
-    match kept {
-        Ok(()) => 0,
-        // The command has heard it.
-        Err(_) => 1,
-    }
+    let kept = told.map_err(Error::from).and_then(read_request).and_then(|request| begin(request, line));
+    // The command has heard of a failure.
+    i32::from(kept.is_err())
+}
+
+/// The life of a keeper that is a copy of the command's process. It answers on `line`; everything else that the
+/// command has open is not for one that outlives it.
+pub(crate) fn live(request: &Request, line: OwnedFd) -> ! {
+    let kept = catch_unwind(AssertUnwindSafe(|| -> Result<()> {
+        let null = OpenOptions::new().write(true).open("/dev/null")?;
+        rustix::stdio::dup2_stdout(&null)?;
+        rustix::stdio::dup2_stderr(&null)?;
+        rustix::stdio::dup2_stdin(&line)?;
+        // Their owners are the command's, and are dropped there.
+        let _ = line.into_raw_fd();
+        close_from(3, false)?;
+        rustix::process::chdir("/")?;
+        let line = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+        begin(request.clone(), line)
+    }));
+    exit_now(i32::from(!matches!(kept, Ok(Ok(())))))
 }
 
 /// Starts the container and, once it runs, keeps it.
-fn begin(request: Request, line: &OwnedFd) -> Result<()> {
+fn begin(request: Request, line: OwnedFd) -> Result<()> {
     let begun = (|| -> Result<(Keeper, Started)> {
         // Away from the caller's terminal and session: it may end before the container does.
         rustix::process::setsid()?;
@@ -58,17 +74,18 @@ fn begin(request: Request, line: &OwnedFd) -> Result<()> {
         let inject = request.inject.as_ref().map(|(step, victim)| injection(*step, victim)).transpose()?;
         let mut keeper = Keeper::take(&request)?;
         let running = keeper.start(None, None, inject)?;
+        // For process lists; where it can't be changed they show the command's.
+        let _ = set_command_line(&["lazaret", "keeper", keeper.name.as_str()]);
         Ok((keeper, running))
     })();
     match begun {
         Ok((mut keeper, running)) => {
-            answer(line, &Answer::Running(keeper.state.notes.clone()));
-            // What is heard of the line from here on is its end.
-            let _ = rustix::net::shutdown(line, rustix::net::Shutdown::Both);
+            answer(&line, &Answer::Running(keeper.state.notes.clone()));
+            drop(line);
             keeper.keep(running).map(drop)
         }
         Err(e) => {
-            answer(line, &Answer::Failed(e.into()));
+            answer(&line, &Answer::Failed(e.into()));
             Err(error("told"))
         }
     }

@@ -11,13 +11,16 @@ use lazaret_config::{Config, Name};
 use lazaret_runtime::cgroup::Group;
 use lazaret_runtime::host::Host;
 use lazaret_runtime::plan::{OurInit, Plan, Program, Spec, program};
+use lazaret_sys::process::{Cloned, clone};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::keeper;
 use crate::recover::recover_locked;
 use crate::store::{Record, Store};
 
-/// What the keeper is told. Travels over its standard input, and nothing else does.
-#[derive(Debug, Serialize, Deserialize)]
+/// What the keeper is told: over its standard input, if it is our program started anew.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Request {
     /// The installation's directory, if it is not the system's.
     pub root: Option<PathBuf>,
@@ -79,11 +82,27 @@ pub fn passed(config: &Config, environment: impl Fn(&str) -> Option<String>) -> 
     config.env_pass.iter().filter_map(|key| Some((key.clone(), environment(key)?))).collect()
 }
 
-/// Starts our own program anew as a keeper. A privileged container could write to the file that process 1
-/// comes from (CVE-2019-5736), so for one of those the keeper runs from a sealed copy in memory.
+/// Makes the keeper: a child of this process, which it outlives.
+///
+/// A privileged container could write to the file that process 1 comes from (CVE-2019-5736), so for one of those our
+/// program is started anew from a sealed copy in memory; likewise where a front end of several threads can't be copied.
 fn spawn_keeper(request: &Request, privileged: bool) -> Result<UnixStream> {
-    let (mut ours, theirs) = UnixStream::pair()?;
-    let copy = match privileged {
+    let (ours, theirs) = UnixStream::pair()?;
+    let cloned = match privileged {
+        true => Err(Errno::DEADLK),
+        false => clone(0, None),
+    };
+    match cloned {
+        Ok(Cloned::Child) => keeper::live(request, theirs.into()),
+        Ok(Cloned::Parent(_)) => Ok(ours),
+        Err(Errno::DEADLK) => execute_keeper(request, privileged, ours, theirs),
+        Err(e) => Err(e).context("making its keeper"),
+    }
+}
+
+/// Starts our own program anew as a keeper.
+fn execute_keeper(request: &Request, sealed: bool, ours: UnixStream, theirs: UnixStream) -> Result<UnixStream> {
+    let copy = match sealed {
         true => Some(lazaret_runtime::spawn::sealed_self()?),
         false => None,
     };
@@ -101,9 +120,10 @@ fn spawn_keeper(request: &Request, privileged: bool) -> Result<UnixStream> {
         .env_clear()
         .spawn()
         .context("starting its keeper")?;
+    let mut line = ours;
     let bytes = serde_json::to_vec(request).map_err(|e| error(e.to_string()))?;
-    ours.write_all(&bytes).and_then(|()| ours.shutdown(std::net::Shutdown::Write)).context("telling its keeper")?;
-    Ok(ours)
+    line.write_all(&bytes).and_then(|()| line.shutdown(std::net::Shutdown::Write)).context("telling its keeper")?;
+    Ok(line)
 }
 
 const LONGEST_ANSWER: usize = 1 << 20;

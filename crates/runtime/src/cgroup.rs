@@ -120,11 +120,13 @@ pub fn make(dir: &Path) -> Result<()> {
     let making = || format!("making the cgroup `{}`", dir.display());
     fs::create_dir_all(dir).with_context(making)?;
     // A v1 cpuset group takes no process until it has processors and memory nodes (cpusets.rst).
+    let of_cpuset = || dir.ancestors().any(|above| v1_controllers(above).any(|controller| controller == "cpuset"));
+    if !of_cpuset() || magic(dir) != Some(CGROUP1_MAGIC) {
+        return Ok(());
+    }
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        let mine = dir.join(file);
-        if fs::read_to_string(&mine).is_ok_and(|text| text.trim().is_empty())
-            && let Some(parent) = dir.parent()
-            && magic(dir) == Some(CGROUP1_MAGIC)
+        if let Some(parent) = dir.parent()
+            && fs::read_to_string(dir.join(file)).is_ok_and(|text| text.trim().is_empty())
         {
             inherit_cpuset(parent, dir, file).with_context(making)?;
         }

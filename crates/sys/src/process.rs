@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use rustix::io::{self, Errno};
 use rustix::process::Pid;
@@ -159,6 +160,37 @@ pub fn new_session_keyring() -> io::Result<()> {
         libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>(), 0, 0, 0)
     };
     check(result).map(drop)
+}
+
+/// Changes what process lists show as this process's command line, and forgets the environment it was started with.
+///
+/// The arguments and the environment lie one after the other in memory (`arg_start` to `env_end` in proc_pid_stat(5)).
+/// What is longer than the arguments were reaches into the environment; then the kernel shows the text up to its first
+/// null (get_mm_cmdline in fs/proc/base.c), so that the words are separated by spaces.
+pub fn set_command_line(words: &[&str]) -> std::io::Result<()> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The name of the program may hold spaces; fields are counted from its closing parenthesis, the third first.
+    let fields: Vec<u64> = stat
+        .rsplit_once(')')
+        .map_or("", |(_, fields)| fields)
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or(0))
+        .collect();
+    let (Some(&[arguments, end_of_arguments, environment, end]), true) =
+        (fields.get(45..49).and_then(|four| <&[u64; 4]>::try_from(four).ok()), fields.len() > 48)
+    else {
+        return Err(std::io::ErrorKind::Unsupported.into());
+    };
+    let room = (end_of_arguments - arguments) as usize;
+    let mut text = words.join("\0").into_bytes();
+    if text.len() >= room {
+        text = words.join(" ").into_bytes();
+    }
+    // Arguments and environment are neighbours, unless somebody has moved them (PR_SET_MM).
+    let all = if environment == end_of_arguments && end >= environment { (end - arguments) as usize } else { room };
+    text.resize(all.max(1) - 1, 0);
+    text.push(0);
+    std::fs::OpenOptions::new().write(true).open("/proc/self/mem")?.write_all_at(&text, arguments)
 }
 
 /// Ends this process at once, without running anything that belongs to the process it was cloned from.

@@ -202,6 +202,24 @@ fn a_renamed_container_keeps_its_files_and_takes_the_name() {
     assert_eq!(world.exec_sh("old", "cat /root/file; hostname"), "mine\nold");
 }
 
+/// It comes of the command that started it, whose words and variables say nothing about it.
+#[test]
+fn a_keeper_is_known_by_its_name_and_keeps_no_variables() {
+    let world = World::new();
+    world.create("web", busybox());
+    for extra in ["", "A_VARIABLE_OF_THE_CALLERS=secret"] {
+        let out = world.sh(&format!("{extra} $LAZARET start web"));
+        assert_eq!(out.status, 0, "{out}");
+        let of_keeper = |file: &str| {
+            let bytes = std::fs::read(format!("/proc/{}/{file}", world.keeper_pid("web"))).unwrap();
+            String::from_utf8(bytes).unwrap().replace('\0', " ").trim().to_owned()
+        };
+        assert_eq!(of_keeper("cmdline"), "lazaret keeper web");
+        assert_eq!(of_keeper("environ"), "");
+        world.ok(&["stop", "--kill", "web"]);
+    }
+}
+
 #[test]
 fn destroy_forced_ends_what_runs() {
     let world = World::new();
