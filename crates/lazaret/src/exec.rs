@@ -99,14 +99,19 @@ pub fn exec(
     environment.extend(command.environment.iter().cloned());
     let command = Command { environment, ..command.clone() };
     let target = running.target(store, name)?;
+    // From before there is a command: a signal is never ours to die of while the command lives on.
+    let signals = relay::signals()?;
+    let heard = Some(signals.as_fd());
 
     if with_terminal {
         let ours = attach::Stdio::Terminal(relay::window(stdio[0]));
-        let Attached { child, terminal } = attach::attach(&target, &command, ours)?;
-        let terminal = terminal.ok_or_else(|| error("the command got no terminal"))?;
-        return relay::terminal(child.pidfd.as_fd(), stdio[0], stdio[1], terminal);
+        let Attached { child, terminal } = attach::attach(&target, &command, ours, heard)?;
+        return match terminal {
+            Some(terminal) => relay::terminal(child.pidfd.as_fd(), stdio[0], stdio[1], terminal, signals),
+            None => Ended::of(child.pidfd.as_fd()),
+        };
     }
     let ends = Ends::of(stdio)?;
-    let attached = attach::attach(&target, &command, attach::Stdio::Given(ends.for_command()))?;
-    ends.serve(attached.child.pidfd.as_fd())
+    let attached = attach::attach(&target, &command, attach::Stdio::Given(ends.for_command()), heard)?;
+    ends.serve(attached.child.pidfd.as_fd(), signals)
 }

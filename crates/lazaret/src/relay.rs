@@ -117,19 +117,21 @@ impl<'a> Ends<'a> {
     }
 
     /// Copies until the process has ended. Our copies of its ends are closed first, or its end would go unseen.
-    pub fn serve(self, child: BorrowedFd<'_>) -> Result<Ended> {
+    /// `signals` are of [`signals`].
+    pub fn serve(self, child: BorrowedFd<'_>, signals: OwnedFd) -> Result<Ended> {
         let Ends { given, pumps } = self;
         drop(given);
-        session(child, pumps, None)
+        session(child, pumps, None, &signals)
     }
 }
 
-/// Copies between the caller's terminal and the command's until the process has ended.
+/// Copies between the caller's terminal and the command's until the process has ended; `signals` are of [`signals`].
 pub fn terminal(
     child: BorrowedFd<'_>,
     input: BorrowedFd<'_>,
     output: BorrowedFd<'_>,
     theirs: OwnedFd,
+    signals: OwnedFd,
 ) -> Result<Ended> {
     set_nonblocking(&theirs)?;
     let raw = Raw::enter(input)?;
@@ -138,7 +140,7 @@ pub fn terminal(
     fit_window(input, third.as_fd());
     let pump = |from, to| Pump { from, to: Some(to), waiting: VecDeque::new(), ended: false };
     let pumps = vec![pump(Side::Callers(input), Side::Ours(theirs)), pump(Side::Ours(second), Side::Callers(output))];
-    let ended = session(child, pumps, Some((input, third.as_fd())));
+    let ended = session(child, pumps, Some((input, third.as_fd())), &signals);
     drop(raw);
     ended
 }
@@ -159,17 +161,22 @@ fn fit_window(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
 /// Signals that are meant for the command when it has no terminal to hear them from.
 const PASSED_ON: [Signal; 6] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2];
 
+/// From now on these signals, and the news of a window's new size, kill nobody but are read here.
+pub fn signals() -> Result<OwnedFd> {
+    let mut watched = PASSED_ON.map(Signal::as_raw).to_vec();
+    watched.push(Signal::WINCH.as_raw());
+    Ok(signal::watch(&watched)?)
+}
+
 /// The loop of all of them.
 fn session(
     child: BorrowedFd<'_>,
     mut pumps: Vec<Pump<'_>>,
     window: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
+    signals: &OwnedFd,
 ) -> Result<Ended> {
-    let mut watched = PASSED_ON.map(Signal::as_raw).to_vec();
-    watched.push(Signal::WINCH.as_raw());
-    let signals = signal::watch(&watched)?;
     loop {
-        let mut fds = vec![PollFd::from_borrowed_fd(child, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+        let mut fds = vec![PollFd::from_borrowed_fd(child, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         let mut at = Vec::new();
         for (index, pump) in pumps.iter().enumerate() {
             if let Some((fd, wanted)) = pump.wants() {
@@ -391,7 +398,7 @@ fn unescape(typed: &[u8], escaped: &mut bool) -> (Vec<u8>, bool) {
 
 /// A child whose end is waited for without copying anything.
 pub fn wait(child: &Child) -> Result<Ended> {
-    session(child.pidfd.as_fd(), Vec::new(), None)
+    session(child.pidfd.as_fd(), Vec::new(), None, &signals()?)
 }
 
 #[cfg(test)]

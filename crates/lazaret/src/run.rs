@@ -95,12 +95,12 @@ fn attend(
     let ended = if with_terminal {
         let Started { init, console, outgrown: _outgrown } = keeper.start(Some(ours), None, None)?;
         keeper.lock = None;
-        relay::terminal(init.pidfd.as_fd(), stdio[0], stdio[1], console)
+        relay::terminal(init.pidfd.as_fd(), stdio[0], stdio[1], console, relay::signals()?)
     } else {
         let ends = Ends::of(stdio)?;
         let started = keeper.start(Some(ours), Some(ends.for_command()), None)?;
         keeper.lock = None;
-        ends.serve(started.init.pidfd.as_fd())
+        ends.serve(started.init.pidfd.as_fd(), relay::signals()?)
     };
     let given_back = keeper.give_back();
     if ephemeral && let Ok(Some(_lock)) = store.try_lock(name) {

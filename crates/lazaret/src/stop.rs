@@ -118,7 +118,7 @@ fn run_inside(store: &Store, name: &Name, running: &Running, words: &[&str]) -> 
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     let command = attach::Command { words: words.iter().map(ToString::to_string).collect(), ..Default::default() };
     let stdio = attach::Stdio::Given([null.as_fd(); 3]);
-    let attached = attach::attach(&running.target(store, name)?, &command, stdio)?;
+    let attached = attach::attach(&running.target(store, name)?, &command, stdio, None)?;
     Ok(crate::keeper::Ended::of(attached.child.pidfd.as_fd())?.status() == 0)
 }
 

@@ -8,6 +8,7 @@ use lazaret_base::{Context, Error, Kind, Result, error};
 use lazaret_config::Config;
 use lazaret_sys::process::{Child, Cloned, clone, close_from, execute, exit_now, join, namespace, new_session_keyring};
 use lazaret_sys::{seccomp as filter, signal};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fstat, fstatfs, openat, openat2};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
@@ -84,7 +85,15 @@ pub struct Attached {
 /// The caller's children to come are in the container's process id namespace afterwards, so it makes none
 /// but by this. Errors of kind [`Kind::CommandNotFound`] and [`Kind::CommandNotExecutable`] are the
 /// command's; any other is ours.
-pub fn attach(target: &Target<'_>, command: &Command, stdio: Stdio<'_>) -> Result<Attached> {
+///
+/// What comes in on `signals`, a descriptor of [`signal::watch`], is meant for the command and passed on to its process,
+/// which hears it when it executes. A command that was killed so has no terminal.
+pub fn attach(
+    target: &Target<'_>,
+    command: &Command,
+    stdio: Stdio<'_>,
+    signals: Option<BorrowedFd<'_>>,
+) -> Result<Attached> {
     join(target.init, namespace::PID).map_err(gone).context("joining the process id namespace")?;
     let (ours, theirs) = Line::pair()?;
     let child = match clone_into(&target.payload)? {
@@ -101,6 +110,9 @@ pub fn attach(target: &Target<'_>, command: &Command, stdio: Stdio<'_>) -> Resul
     drop(theirs);
     let mut fds = Fds::default();
     loop {
+        if let Some(signals) = signals {
+            pass_on_until_said(signals, &ours, &child)?;
+        }
         match ours.end(&mut fds)? {
             End::Done => {}
             End::Gone => return Ok(Attached { child, terminal: fds.take(Slot::Console).map(verified).transpose()? }),
@@ -111,6 +123,24 @@ pub fn attach(target: &Target<'_>, command: &Command, stdio: Stdio<'_>) -> Resul
                 );
                 return Err(e);
             }
+        }
+    }
+}
+
+/// Passes signals on until the other end of the line says something or is closed.
+fn pass_on_until_said(signals: BorrowedFd<'_>, line: &Line, child: &Child) -> Result<()> {
+    loop {
+        let mut fds = [PollFd::new(line, PollFlags::IN), PollFd::from_borrowed_fd(signals, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(e).context("waiting for the command"),
+        }
+        if !fds[0].revents().is_empty() {
+            return Ok(());
+        }
+        while let Some(number) = signal::next(signals)? {
+            // It may have ended already.
+            let _ = signal::send(child.pidfd.as_fd(), number);
         }
     }
 }

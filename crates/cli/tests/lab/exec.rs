@@ -252,6 +252,20 @@ fn a_signal_to_the_caller_is_passed_on_to_the_command() {
     assert_eq!(command.wait().status, 9);
 }
 
+/// From the first moment on: one that came between the command's execution and the caller's being ready for it killed
+/// the caller, and the command lived on.
+#[test]
+fn a_command_never_outlives_a_caller_that_was_told_to_end() {
+    let world = running();
+    for _ in 0..20 {
+        let mut command = world.spawn(&["exec", "web", "--", "sh", "-c", "echo ready; exec sleep 1000"]);
+        command.expect("ready");
+        command.signal(Signal::TERM);
+        assert_eq!(command.wait().status, 128 + 15);
+    }
+    assert_eq!(world.exec_sh("web", "pidof sleep || echo none").trim(), "none");
+}
+
 #[test]
 fn a_gibibyte_passes_through_unharmed() {
     let world = running();
