@@ -1,5 +1,6 @@
 //! Id ranges: each container has 65536 ids of its own, shared with nobody.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -55,15 +56,26 @@ pub fn given() -> Vec<Given> {
 /// Takes the lowest free range for a container. The caller holds the lock of all.
 pub fn take(store: &Store, name: &Name) -> Result<Ids> {
     let dir = store.ids();
-    let given = given();
-    let mut start = FIRST;
-    while start < LAST {
-        if !given.iter().any(|given| given.overlaps(start)) && note(&dir, start, name)? {
+    // Listed, not tried one after the other: there may be hundreds.
+    let (given, taken) = (given(), taken(&dir)?);
+    for start in (FIRST..LAST).step_by(COUNT as usize) {
+        let free = !taken.contains(&start) && !given.iter().any(|given| given.overlaps(start));
+        if free && note(&dir, start, name)? {
             return Ok(Ids { start, count: COUNT });
         }
-        start += COUNT;
     }
     Err(error("all id ranges are taken").hint("destroy containers that are not needed any more"))
+}
+
+/// The first ids of the ranges that are noted as taken.
+fn taken(dir: &Path) -> Result<HashSet<u32>> {
+    let listing = || format!("listing the id ranges in `{}`", dir.display());
+    let mut taken = HashSet::new();
+    for entry in fs::read_dir(dir).with_context(listing)? {
+        let name = entry.with_context(listing)?.file_name();
+        taken.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
+    }
+    Ok(taken)
 }
 
 /// Notes a range as taken; `false` if it is. The file's existence is the mark, its making the decision.
@@ -95,22 +107,18 @@ pub fn release(store: &Store, ids: Ids) -> Result<()> {
 /// Gives ranges back whose container was never finished. The caller holds the lock of all, and nobody is at work
 /// on a container that has a range but no name yet.
 pub fn release_abandoned(store: &Store) -> Result<()> {
-    let mut taken: Vec<u32> = Vec::new();
+    let mut used: Vec<u32> = Vec::new();
     for name in store.names()? {
         match store.record(&name) {
-            Ok(record) => taken.extend(record.ids.map(|ids| ids.start)),
+            Ok(record) => used.extend(record.ids.map(|ids| ids.start)),
             // Destroyed meanwhile, and its range is free.
             Err(e) if e.what() == Kind::NotFound || e.errno() == Some(Errno::NOENT) => {}
             // Whose ids it has can't be told, so none are free.
             Err(_) => return Ok(()),
         }
     }
-    for entry in fs::read_dir(store.ids()).context("listing the taken id ranges")? {
-        let entry = entry?;
-        let start = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
-        if start.is_some_and(|start| !taken.contains(&start)) {
-            fs::remove_file(entry.path()).context("giving an abandoned id range back")?;
-        }
+    for start in taken(&store.ids())?.into_iter().filter(|start| !used.contains(start)) {
+        fs::remove_file(store.ids().join(start.to_string())).context("giving an abandoned id range back")?;
     }
     Ok(())
 }
