@@ -6,6 +6,8 @@
 //! seccomp filter, as our containers have them.
 
 mod contest;
+mod load;
+mod network;
 mod peers;
 
 use std::cell::{Cell, RefCell};
@@ -23,19 +25,22 @@ use crate::{Result, build, flags, nothing_else};
 use contest::{Contender, Finding, Row, Target, timed};
 use peers::{Lxc, Others};
 
-pub const ARGUMENTS: &str = "[--rounds N] [--quick] [--check]";
+pub const ARGUMENTS: &str = "[--rounds N] [--quick] [--check] [--network]";
 
 /// Builds, and measures. Root's part is a run of this same program: `bench --with LAZARET`.
 pub fn run(arguments: &[String]) -> Result {
-    let ([quick, check], mut rest) = flags(arguments, ["--quick", "--check"]);
+    let ([quick, check, network], mut rest) = flags(arguments, ["--quick", "--check", "--network"]);
     let rounds = match take(&mut rest, "--rounds") {
         Some(number) => number.parse().map_err(|_| format!("`--rounds {number}` is no number"))?,
         None if quick => 10,
         None => 40,
     };
+    if rest.first().is_some_and(|word| word == "--load") {
+        return load::run(&rest[1..]);
+    }
     if let Some(lazaret) = take(&mut rest, "--with") {
         nothing_else(&rest)?;
-        return measure(Path::new(&lazaret), &Effort { rounds, quick, check });
+        return measure(Path::new(&lazaret), &Effort { rounds, quick, check, network });
     }
     nothing_else(&rest)?;
     stage("packages", || packages::install(For::Bench))?;
@@ -60,6 +65,8 @@ struct Effort {
     rounds: usize,
     quick: bool,
     check: bool,
+    /// Whether only the rows of the network are measured.
+    network: bool,
 }
 
 /// All rows, one after another, then the table.
@@ -68,10 +75,17 @@ fn measure(lazaret: &Path, effort: &Effort) -> Result {
     let lxc = Lxc::prepare(&field.world.dir, &field.rootfs)?;
     let others = Others::prepare(&field.world.dir, &field.rootfs)?;
     let mut findings = Vec::new();
-    for row in rows(&field, &lxc, &others, effort) {
+    if !effort.network {
+        for row in rows(&field, &lxc, &others, effort) {
+            findings.extend(row.hold()?);
+        }
+        findings.extend(keeper_memory(&field)?);
+    }
+    let network = network::World::prepare(&field, &lxc, effort)?;
+    for mut row in network.rows(&lxc)? {
+        row.rounds = effort.rounds.min(20);
         findings.extend(row.hold()?);
     }
-    findings.extend(keeper_memory(&field)?);
     println!("{}", contest::table(&findings));
     let missed = findings.iter().filter(|finding| finding.met == Some(false)).count();
     match effort.check && missed > 0 {
@@ -104,7 +118,7 @@ impl Field {
         let field = Field {
             rootfs: base.join("rootfs"),
             floor: base.join("floor"),
-            large: (!effort.quick).then(|| base.join("large.tar")),
+            large: (!effort.quick && !effort.network).then(|| base.join("large.tar")),
             lazaret: lazaret.to_owned(),
             count: Cell::new(0),
             crowd: RefCell::default(),
@@ -130,6 +144,8 @@ impl Field {
     fn lazaret(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.lazaret);
         command.arg("--root").arg(self.world.dir.join("state")).args(words);
+        // What is measured with a network says so.
+        command.env("LAZARET_NETWORK", "none");
         command
     }
 
@@ -218,6 +234,7 @@ const LARGE: &str = "
 fn rows<'a>(field: &'a Field, lxc: &'a Lxc, others: &'a Others, effort: &Effort) -> Vec<Row<'a>> {
     let mut rows = vec![start(field, lxc), exec(field, lxc), info(field, lxc), execute(field, lxc, others)];
     rows.extend(create(field));
+    rows.extend([snapshot(field), copy(field)]);
     rows.push(destroy(field));
     rows.push(help(field));
     for row in &mut rows {
@@ -309,6 +326,36 @@ fn create(field: &Field) -> Vec<Row<'_>> {
         .within(Target::Milliseconds(20.0))
     };
     images.into_iter().map(row).collect()
+}
+
+/// A stopped container of 1 GiB that has something of its own.
+fn written(field: &Field) -> Result<String> {
+    let name = format!("kept-{}", field.fresh());
+    field.create(&name, field.large.as_deref().unwrap_or(&field.rootfs))?;
+    let own = field.world.dir.join("state/containers").join(&name).join("upper/own");
+    fs::write(&own, "written").map_err(|e| format!("writing `{}`: {e}", own.display()))?;
+    Ok(name)
+}
+
+fn snapshot(field: &Field) -> Row<'_> {
+    Row::new("snapshot, of 1 GiB", || {
+        let name = written(field)?;
+        let spent = timed(field.lazaret(&["snapshot", &name]))?;
+        field.destroy(&name)?;
+        Ok(spent)
+    })
+    .within(Target::Milliseconds(30.0))
+}
+
+fn copy(field: &Field) -> Row<'_> {
+    Row::new("copy, of 1 GiB", || {
+        let name = written(field)?;
+        let spent = timed(field.lazaret(&["copy", &name, "copy"]))?;
+        field.destroy(&name)?;
+        field.destroy("copy")?;
+        Ok(spent)
+    })
+    .within(Target::Milliseconds(30.0))
 }
 
 fn destroy(field: &Field) -> Row<'_> {

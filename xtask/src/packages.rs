@@ -19,13 +19,19 @@ use For::{Bench, Test, Try};
 /// program would not be. `tests/fixtures/make-roots.sh` sees to its own tools.
 const TABLE: &[(&str, &[For], &str)] = &[
     ("procps", &[Try, Test], "ps and free, to look around in a container of this system's programs"),
-    ("iproute2", &[Try, Test], "ip, to look at a container's network"),
+    ("iproute2", &[Try, Test, Bench], "ip, to look at a container's network, and to make others beside it"),
+    ("nftables", &[Try, Test, Bench], "nft, which sets the rules of the network"),
     ("busybox-static", &[Test, Bench], "the one program in the smallest images"),
     ("attr", &[Test], "setfattr: an unpacked archive keeps extended attributes"),
     ("acl", &[Test], "setfacl: an unpacked archive keeps access lists"),
     ("gzip", &[Test], "makes archives to unpack"),
+    ("skopeo", &[Test], "writes OCI images in every form there is, for us to read"),
+    ("squashfs-tools", &[Test], "makes images that come as squashfs, and unpacks them"),
     ("xz-utils", &[Test], "makes archives to unpack"),
     ("zstd", &[Test], "makes archives to unpack"),
+    ("podman", &[Test], "loads and runs what is exported for it"),
+    ("runc", &[Test], "what podman runs containers by on hosts with both versions of cgroups"),
+    ("dnsmasq-base", &[Bench], "the name server that ours is measured against"),
     ("lxc", &[Bench], "the containers that ours are measured against"),
 ];
 

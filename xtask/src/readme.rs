@@ -39,7 +39,7 @@ pub fn run(arguments: &[String]) -> Result {
 pub fn check(lazaret: &Path, roots: &Path) -> Result<String> {
     let text = std::fs::read_to_string(source().join("README.md")).map_err(|e| format!("reading README.md: {e}"))?;
     let examples = examples(&text);
-    let world = Installation::new("readme", lazaret)?;
+    let world = Installation::apart("readme", lazaret)?;
     quietly(&mut world.shell(&format!(
         "mkdir {0}/desk && ln -s {1}/*.tar {0}/desk/",
         world.dir.display(),

@@ -36,7 +36,11 @@ pub fn run(arguments: &[String]) -> Result {
 
 /// The tour as a test: nobody looks at it, but it has to be true.
 pub fn take(lazaret: &Path) -> Result<String> {
-    quietly(&mut as_roots_part(lazaret)?)?;
+    // On a host with a network of its own, as tests are not to change the machine's.
+    let own = std::env::current_exe().map_err(|e| format!("finding this program: {e}"))?;
+    let mut tour = as_root("unshare".as_ref(), &[])?;
+    tour.args(["--net", "--"]).arg(&own).args(["try", "--with"]).arg(lazaret);
+    quietly(&mut tour)?;
     Ok(format!("{} scenes", SCENES.len()))
 }
 
@@ -76,9 +80,16 @@ const SCENES: &[Scene] = &[
             ("ps -o uid,pid,args -p $INIT", Well),
         ],
     },
+    Scene { words: "It sees its own processes and no others.", commands: &[("lazaret exec demo -- ps -ef", Well)] },
     Scene {
-        words: "It sees its own processes and no others, and a network that leads nowhere.",
-        commands: &[("lazaret exec demo -- ps -ef", Well), ("lazaret exec demo -- ip -brief address", Well)],
+        words: "It is connected to the Internet, but neither to your LAN nor to your machine.",
+        commands: &[
+            ("lazaret exec demo -- ip -brief address", Well),
+            ("lazaret network check demo 203.0.113.7:443 --no-proof", Well),
+            ("lazaret network check demo 192.168.1.1 --no-proof", Refused),
+            ("lazaret config demo set network.allow=192.168.1.20:631/tcp", Well),
+            ("lazaret network show", Well),
+        ],
     },
     Scene {
         words: "It sees none of your files: here is one that everybody on this machine may read.",
@@ -107,8 +118,8 @@ const SCENES: &[Scene] = &[
         commands: &[("lazaret stop demo", Well), ("lazaret destroy demo", Well), ("lazaret list", Well)],
     },
     Scene {
-        words: "For a single command, one line does all of this:",
-        commands: &[("echo hello | lazaret run -- sha256sum", Well)],
+        words: "For a single command, one line does all of this; of the network nothing is left when it is taken down.",
+        commands: &[("echo hello | lazaret run -- sha256sum", Well), ("lazaret network down", Well)],
     },
 ];
 

@@ -14,6 +14,9 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == "keeper") {
         return ExitCode::from(lazaret::keeper::main() as u8);
     }
+    if let Some(status) = service() {
+        return ExitCode::from(status as u8);
+    }
     clap_complete::CompleteEnv::with_factory(command).complete();
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
@@ -26,6 +29,29 @@ fn main() -> ExitCode {
         None => Err(lazaret_base::error(format!("no verb is called `{name}`"))),
     });
     done.unwrap_or_else(|e| report::failure(&e, name))
+}
+
+/// netd and what it needs are this program, too, called with words that are never typed.
+fn service() -> Option<i32> {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    match words.first()?.to_str()? {
+        "responder" => Some(lazaret::network::responder()),
+        lazaret::cache::SERVICE => Some(store(&words).map_or(1, |store| lazaret::cache::serve(&store))),
+        "netd" => {
+            let store = store(&words);
+            let detached = words.iter().any(|word| word == "--detach");
+            Some(store.map_or(1, |store| lazaret::network::netd(&store, detached)))
+        }
+        _ => None,
+    }
+}
+
+/// The installation that a service of ours is told.
+fn store(words: &[std::ffi::OsString]) -> lazaret_base::Result<lazaret::Store> {
+    match words.iter().position(|word| word == "--root").and_then(|at| words.get(at + 1)) {
+        Some(root) => lazaret::Store::at(std::path::Path::new(root)),
+        None => Ok(lazaret::Store::system()),
+    }
 }
 
 /// The whole command line.

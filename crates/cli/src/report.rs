@@ -72,22 +72,37 @@ pub fn json(value: &impl Serialize) -> lazaret_base::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How far long work is.
-pub fn bar(done: u64, total: Option<u64>, entries: u64, elapsed: Duration) -> String {
-    let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
-    let Some(total) = total.filter(|total| *total > 0) else {
-        return format!("{entries} files, {}", size(done));
+/// How much of long work is done.
+pub struct Amount {
+    /// Bytes.
+    pub done: u64,
+    /// How many of them were there before: they took no time.
+    pub before: u64,
+    /// How many there are, if that is known.
+    pub total: Option<u64>,
+    /// Files, if it is about files.
+    pub entries: u64,
+}
+
+/// How far long work is, how fast, and how long it will take.
+pub fn bar(amount: &Amount, elapsed: Duration) -> String {
+    let rate = amount.done.saturating_sub(amount.before) as f64 / elapsed.as_secs_f64().max(0.001);
+    let files = if amount.entries > 0 { format!(", {} files", amount.entries) } else { String::new() };
+    let Some(total) = amount.total.filter(|total| *total > 0) else {
+        return format!("{}{files}", size(amount.done));
     };
-    let part = (done as f64 / total as f64).min(1.0);
+    let part = (amount.done as f64 / total as f64).min(1.0);
     let filled = (part * 24.0) as usize;
-    let left = Duration::from_secs_f64((total.saturating_sub(done)) as f64 / rate.max(1.0));
+    let left = Duration::from_secs_f64(total.saturating_sub(amount.done) as f64 / rate.max(1.0));
     format!(
-        "[{}{}] {:>3.0} %  {}/s, {} s left, {entries} files",
+        "[{}{}] {:>3.0} %  {} of {}, {}/s, {} left{files}",
         "#".repeat(filled),
         "-".repeat(24 - filled),
         part * 100.0,
+        size(amount.done),
+        size(total),
         size(rate as u64),
-        left.as_secs()
+        span(left),
     )
 }
 
@@ -122,6 +137,17 @@ pub fn span(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bar_tells_rate_and_time_left_of_what_is_done_now() {
+        let amount = Amount { done: 6 << 20, before: 4 << 20, total: Some(8 << 20), entries: 0 };
+        assert_eq!(
+            bar(&amount, Duration::from_secs(2)),
+            "[##################------]  75 %  6.0 MiB of 8.0 MiB, 1.0 MiB/s, 2 s left"
+        );
+        let amount = Amount { done: 1536, before: 0, total: None, entries: 7 };
+        assert_eq!(bar(&amount, Duration::from_secs(1)), "1.5 KiB, 7 files");
+    }
 
     #[test]
     fn sizes_and_spans_are_short() {

@@ -1,5 +1,6 @@
 //! What every verb needs: the installation, and a way to speak.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsRawFd;
@@ -9,18 +10,23 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
-use lazaret::Store;
+use lazaret::image::Sources;
 use lazaret::recover::recover;
 use lazaret::runtime::spawn::sealed_self;
+use lazaret::{Network, Stage, Store};
 use lazaret_base::{Context, Kind, Result, error};
 use lazaret_config::Name;
 use rustix::fs::{SealFlags, fcntl_get_seals};
+
+use crate::report::Amount;
 
 /// One call of the program.
 pub struct Session {
     /// The installation.
     pub store: Store,
     quiet: bool,
+    /// Whether a progress line stands on the terminal.
+    line: Cell<bool>,
 }
 
 impl Session {
@@ -30,7 +36,7 @@ impl Session {
             Some(root) => Store::at(root)?,
             None => Store::system(),
         };
-        Ok(Session { store, quiet: matches.get_flag("quiet") })
+        Ok(Session { store, quiet: matches.get_flag("quiet"), line: Cell::new(false) })
     }
 
     /// Refuses anybody but root, and cleans up after processes that were killed.
@@ -61,20 +67,37 @@ impl Session {
         Err(again.arg0(called).args(arguments).exec()).context("going on from a copy in memory")
     }
 
+    /// Where images come from: the servers of `remotes.toml`, reached as the caller's variables say.
+    pub fn sources(&self) -> Result<Sources> {
+        Sources::of(&self.store, network(variable))
+    }
+
     /// Talk, for people: on standard error.
     pub fn say(&self, words: &str) {
+        self.clear_line();
         if !self.quiet {
             // Nobody may be listening.
             let _ = writeln!(std::io::stderr(), "{words}");
         }
     }
 
-    /// A progress line for long work, on a terminal only.
+    /// A progress line for long work, on a terminal only. `total` is how much there is to write, where that is known.
     pub fn progress(&self, total: Option<u64>) -> impl FnMut(lazaret::Progress) + '_ {
         let shown = !self.quiet && std::io::stderr().is_terminal();
-        let begun = Instant::now();
+        let (mut stage, mut begun, mut base) = (None, Instant::now(), 0);
         let mut last = begun;
-        move |progress| {
+        move |progress: lazaret::Progress| {
+            if stage != Some(progress.stage) {
+                (stage, begun, base, last) = (Some(progress.stage), Instant::now(), progress.read, Instant::now());
+                if progress.stage == Stage::Waiting {
+                    self.say("another process is getting it already; waiting for that one");
+                }
+            }
+            let total = match progress.stage {
+                Stage::Waiting => return,
+                Stage::Fetching { total } => Some(total),
+                Stage::Writing => total,
+            };
             let done = total.is_some_and(|total| progress.read >= total);
             if !shown
                 || begun.elapsed() < Duration::from_millis(300)
@@ -83,10 +106,35 @@ impl Session {
                 return;
             }
             last = Instant::now();
-            let line = crate::report::bar(progress.read, total, progress.entries, begun.elapsed());
-            let end = if done { "\n" } else { "" };
-            let _ = write!(std::io::stderr(), "\r\x1b[K{line}{end}");
+            let amount = Amount { done: progress.read, before: base, total, entries: progress.entries };
+            let line = crate::report::bar(&amount, begun.elapsed());
+            let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
+            self.line.set(true);
         }
+    }
+
+    /// Takes an unfinished progress line away.
+    fn clear_line(&self) {
+        if self.line.take() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.clear_line();
+    }
+}
+
+/// How the network is reached, as curl(1) and others take it from the environment. `HTTP_PROXY` in capitals is not
+/// looked at: a program that serves the web has it from whoever asks.
+fn network(variable: impl Fn(&str) -> Option<String>) -> Network {
+    let first = |names: &[&str]| names.iter().find_map(|name| variable(name).filter(|value| !value.is_empty()));
+    Network {
+        http_proxy: first(&["http_proxy", "all_proxy", "ALL_PROXY"]),
+        https_proxy: first(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
+        no_proxy: first(&["no_proxy", "NO_PROXY"]).unwrap_or_default(),
     }
 }
 
@@ -100,5 +148,22 @@ pub fn name(matches: &ArgMatches) -> Result<Name> {
     match matches.get_one::<String>("name") {
         Some(name) => name.parse(),
         None => Err(error("no container is named").kind(Kind::Invalid)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_are_those_of_the_caller() {
+        let of = |set: &'static [(&str, &str)]| {
+            network(move |name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        };
+        let network = of(&[("all_proxy", "socks5://a:1"), ("https_proxy", "http://b:2"), ("NO_PROXY", "c")]);
+        assert_eq!(network.https_proxy.as_deref(), Some("http://b:2"));
+        assert_eq!(network.http_proxy.as_deref(), Some("socks5://a:1"));
+        assert_eq!(network.no_proxy, "c");
+        assert_eq!(of(&[("HTTP_PROXY", "http://evil:1"), ("https_proxy", "")]), Network::default());
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Seccomp};
 use crate::diagnostic::Fault;
+use crate::network::{Mode, Network};
 use crate::text::quoted;
 
 /// A contradiction, told at the place of one of its keys.
@@ -52,5 +53,49 @@ pub(crate) fn contradictions(config: &Config) -> Vec<Contradiction> {
             "write all rates of a device in one entry".into(),
         );
     }
+    network_contradictions(&config.network, &mut tell);
     found
+}
+
+fn network_contradictions(network: &Network, tell: &mut impl FnMut(&'static str, String, String)) {
+    if network.mode == Mode::Host && !network.host_mode_confirmed {
+        tell(
+            "network.mode",
+            "mode = \"host\" gives the container the host's whole network, what listens on 127.0.0.1 included".into(),
+            "if that is meant, set network.host_mode_confirmed = true too; host = true opens the host's services alone"
+                .into(),
+        );
+    }
+    // Silence here would be taken for protection.
+    if !matches!(network.mode, Mode::Internet | Mode::None) {
+        let restricts = [
+            ("network.internet", !network.internet),
+            ("network.deny", !network.deny.is_empty()),
+            ("network.publish", !network.publish.is_empty()),
+        ];
+        for (key, _) in restricts.into_iter().filter(|(_, given)| *given) {
+            tell(
+                key,
+                format!("'{key}' has no effect with mode = \"{}\", where our rules do not apply", network.mode),
+                "remove it, or use mode = \"internet\"".into(),
+            );
+        }
+    }
+    if let Some(both) = network.deny.iter().find(|entry| network.allow.contains(entry)) {
+        tell(
+            "network.deny",
+            format!("'{both}' is both allowed and denied"),
+            "remove it from allow or from deny".into(),
+        );
+    }
+    let publish = &network.publish;
+    let clash =
+        publish.iter().enumerate().find_map(|(i, a)| publish[..i].iter().find(|b| a.clashes(b)).map(|b| (b, a)));
+    if let Some((a, b)) = clash {
+        tell(
+            "network.publish",
+            format!("'{a}' and '{b}' need the same port of the host"),
+            "give one of them another port or address".into(),
+        );
+    }
 }

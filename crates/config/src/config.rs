@@ -12,6 +12,7 @@ use crate::capability::Capability;
 use crate::cpu::{CpuSet, Cpus};
 use crate::io::IoLimit;
 use crate::name::Hostname;
+use crate::network::Network;
 use crate::rlimit::{Resource, Rlimit};
 use crate::signal::Signal;
 use crate::size::Size;
@@ -83,6 +84,12 @@ pub struct Config {
     pub stop_signal: Option<Signal>,
     /// How much of the console's output is kept.
     pub console_log: Size,
+    /// What is written inside lives in memory and ends with the run.
+    pub volatile: bool,
+    /// How many snapshots taken before starts are kept; zero for none.
+    pub auto_snapshots: u32,
+    /// The connection to the network, and its policy.
+    pub network: Network,
 }
 
 impl Default for Config {
@@ -117,6 +124,9 @@ impl Default for Config {
             stop_timeout: Span::from_seconds(30),
             stop_signal: None,
             console_log: Size::mebibytes(1),
+            volatile: false,
+            auto_snapshots: 0,
+            network: Network::default(),
         }
     }
 }

@@ -14,6 +14,7 @@ mod cpu;
 mod ids;
 mod io;
 mod name;
+mod network;
 mod rlimit;
 mod signal;
 mod size;
@@ -36,6 +37,9 @@ pub use document::Document;
 pub use ids::IdRange;
 pub use io::IoLimit;
 pub use name::{Hostname, Name};
+pub use network::{
+    Destination, DomainName, Interface, Mac, Mode, Network, Ports, Prefix, Protocol, Publish, Rate, Target,
+};
 pub use parse::{decode, parse};
 pub use rlimit::{Resource, Rlimit};
 pub use signal::Signal;

@@ -49,7 +49,7 @@ fn read(text: &str) -> Result<Config, Vec<Fault>> {
     // What could not be read has its default here and would contradict by accident.
     if faults.is_empty() {
         for contradiction in contradictions(&config) {
-            let span = root.key(contradiction.key).and_then(toml_edit::Key::span);
+            let span = place_of(root, contradiction.key);
             faults.push(Fault { span, ..contradiction.fault });
         }
     }
@@ -130,6 +130,14 @@ fn explained(description: &str, line: &str) -> (String, String) {
             "write '\\\\' for a backslash, or put the text in single quotes".into(),
         ),
         _ => (description.replace('`', "'"), "write key = value, one per line, with text in quotes".into()),
+    }
+}
+
+/// Where the key of a dotted name stands.
+fn place_of(root: &Table, name: &str) -> Option<std::ops::Range<usize>> {
+    match name.split_once('.') {
+        Some((section, leaf)) => root.get(section)?.as_table_like()?.key(leaf)?.span(),
+        None => root.key(name)?.span(),
     }
 }
 

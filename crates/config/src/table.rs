@@ -1,5 +1,7 @@
 //! The one table of keys: what the parser reads, the editor writes, and the documentation says.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use lazaret_base::Error;
 use toml_edit::{Array, InlineTable, Value};
 
@@ -7,6 +9,7 @@ use crate::capability;
 use crate::config::{Config, Init};
 use crate::diagnostic::Fault;
 use crate::given::{Given, Read, whole};
+use crate::network::MODE_WORDS;
 use crate::rlimit::{self, Resource};
 use crate::signal;
 use crate::size::Size;
@@ -201,8 +204,13 @@ const LONGEST_ARGUMENT: usize = 128 << 10;
 const LEAST_MEMORY: Size = Size::mebibytes(1);
 /// More belongs into a log of the container's own.
 const LARGEST_CONSOLE_LOG: Size = Size::mebibytes(1024);
+/// Beyond this many the layers of a container would have to be merged again and again.
+const MOST_AUTO_SNAPSHOTS: u32 = 30;
 /// Half of what the kernel's clocks can count (kernel/time/namespace.c, KTIME_SEC_MAX / 2), in nanoseconds.
 const FARTHEST_CLOCK: u64 = i64::MAX as u64 / 2;
+
+/// IPv6 needs links that carry this (RFC 8200 section 5).
+const LEAST_MTU: u32 = 1280;
 
 const TABLE: &[Key] = &[
     Key {
@@ -557,6 +565,32 @@ const TABLE: &[Key] = &[
         write: |config| one(config.console_log.to_string()),
     },
     Key {
+        name: "volatile",
+        shape: "true or false",
+        default: "false",
+        live: false,
+        doc: "Whether what is written to the root file system lives in memory and ends with the run.",
+        example: "volatile = true",
+        form: Form::Flag,
+        words: FLAG_WORDS,
+        entries: None,
+        read: |config, given| given.flag().map(|value| config.volatile = value),
+        write: |config| one(config.volatile),
+    },
+    Key {
+        name: "auto_snapshots",
+        shape: "a number from 0 to 30",
+        default: "0, none",
+        live: true,
+        doc: "How many snapshots are kept that are taken before each start, if something has changed since the last.",
+        example: "auto_snapshots = 3",
+        form: Form::Number,
+        words: &[],
+        entries: None,
+        read: |config, given| given.checked(whole(0..=MOST_AUTO_SNAPSHOTS)).map(|value| config.auto_snapshots = value),
+        write: |config| one(i64::from(config.auto_snapshots)),
+    },
+    Key {
         name: "rlimits",
         shape: "a number, soft:hard or \"unlimited\"",
         default: "inherited",
@@ -624,6 +658,214 @@ const TABLE: &[Key] = &[
         entries: None,
         read: |config, given| given.checked(offset).map(|value| config.time.boottime = Some(value)),
         write: |config| optional(config.time.boottime.map(|span| span.to_string())),
+    },
+    Key {
+        name: "network.mode",
+        shape: "a mode",
+        default: "\"internet\", behind our own bridge and rules",
+        live: false,
+        doc: "How it is connected: \"internet\", \"none\", \"host\", \"bridge:NAME\", \"macvlan:NAME\", \"ipvlan:NAME\" or \"phys:NAME\".",
+        example: "mode = \"bridge:br0\"",
+        form: Form::Text,
+        words: &MODE_WORDS,
+        entries: None,
+        read: |config, given| given.parsed().map(|value| config.network.mode = value),
+        write: |config| one(config.network.mode.to_string()),
+    },
+    Key {
+        name: "network.address",
+        shape: "an IPv4 address",
+        default: "chosen by name, and kept",
+        live: false,
+        doc: "A fixed IPv4 address in the containers' subnet.",
+        example: "address = \"10.90.0.20\"",
+        form: Form::Text,
+        words: &[],
+        entries: None,
+        read: |config, given| given.checked(own_address).map(|value| config.network.address = Some(value)),
+        write: |config| optional(config.network.address.map(|address| address.to_string())),
+    },
+    Key {
+        name: "network.address6",
+        shape: "an IPv6 address",
+        default: "chosen by name, and kept",
+        live: false,
+        doc: "A fixed IPv6 address in the containers' prefix.",
+        example: "address6 = \"fd12:3456:789a:1::20\"",
+        form: Form::Text,
+        words: &[],
+        entries: None,
+        read: |config, given| given.checked(own_address6).map(|value| config.network.address6 = Some(value)),
+        write: |config| optional(config.network.address6.map(|address| address.to_string())),
+    },
+    Key {
+        name: "network.mac",
+        shape: "a hardware address",
+        default: "derived from the name",
+        live: false,
+        doc: "A fixed hardware address.",
+        example: "mac = \"02:00:5e:10:20:30\"",
+        form: Form::Text,
+        words: &[],
+        entries: None,
+        read: |config, given| given.parsed().map(|value| config.network.mac = Some(value)),
+        write: |config| optional(config.network.mac.map(|mac| mac.to_string())),
+    },
+    Key {
+        name: "network.mtu",
+        shape: "a number from 1280 to 65535",
+        default: "the uplink's",
+        live: false,
+        doc: "The largest packet, in bytes.",
+        example: "mtu = 1400",
+        form: Form::Number,
+        words: &[],
+        entries: None,
+        read: |config, given| given.checked(whole(LEAST_MTU..=65_535)).map(|value| config.network.mtu = Some(value)),
+        write: |config| optional(config.network.mtu.map(i64::from)),
+    },
+    Key {
+        name: "network.internet",
+        shape: "true or false",
+        default: "true",
+        live: true,
+        doc: "Whether the Internet may be reached: all that is neither LAN, host nor container.",
+        example: "internet = false",
+        form: Form::Flag,
+        words: FLAG_WORDS,
+        entries: None,
+        read: |config, given| given.flag().map(|value| config.network.internet = value),
+        write: |config| one(config.network.internet),
+    },
+    Key {
+        name: "network.lan",
+        shape: "true or false",
+        default: "false",
+        live: true,
+        doc: "Whether private and link-local addresses, and those on any network the host is in, may be reached.",
+        example: "lan = true",
+        form: Form::Flag,
+        words: FLAG_WORDS,
+        entries: None,
+        read: |config, given| given.flag().map(|value| config.network.lan = value),
+        write: |config| one(config.network.lan),
+    },
+    Key {
+        name: "network.host",
+        shape: "true or false",
+        default: "false; addresses, names and ping are answered all the same",
+        live: true,
+        doc: "Whether services of the host may be reached.",
+        example: "host = true",
+        form: Form::Flag,
+        words: FLAG_WORDS,
+        entries: None,
+        read: |config, given| given.flag().map(|value| config.network.host = value),
+        write: |config| one(config.network.host),
+    },
+    Key {
+        name: "network.peers",
+        shape: "a list of containers",
+        default: "none",
+        live: true,
+        doc: "Containers to be reached and to be reached by, where both name each other.",
+        example: "peers = [\"db\", \"web\"]",
+        form: Form::List,
+        words: &[],
+        entries: None,
+        read: |config, given| given.list(str::parse).map(|value| config.network.peers = value),
+        write: |config| list(&config.network.peers),
+    },
+    Key {
+        name: "network.allow",
+        shape: "a list of destinations",
+        default: "none",
+        live: true,
+        doc: "What may be reached beside: an address, a range or a name, with ports or without; never a container.",
+        example: "allow = [\"192.168.1.20:631/tcp\", \"nas.local:445\"]",
+        form: Form::List,
+        words: &[],
+        entries: None,
+        read: |config, given| given.list(str::parse).map(|value| config.network.allow = value),
+        write: |config| list(&config.network.allow),
+    },
+    Key {
+        name: "network.deny",
+        shape: "a list of destinations",
+        default: "none",
+        live: true,
+        doc: "What may not be reached, whatever else is said.",
+        example: "deny = [\"203.0.113.0/24\", \"*:25/tcp\"]",
+        form: Form::List,
+        words: &[],
+        entries: None,
+        read: |config, given| given.list(str::parse).map(|value| config.network.deny = value),
+        write: |config| list(&config.network.deny),
+    },
+    Key {
+        name: "network.publish",
+        shape: "a list of host:container ports",
+        default: "none",
+        live: true,
+        doc: "Ports of the host that lead to ports inside; without an address, on every address of the host.",
+        example: "publish = [\"127.0.0.1:8080:80/tcp\"]",
+        form: Form::List,
+        words: &[],
+        entries: None,
+        read: |config, given| given.list(str::parse).map(|value| config.network.publish = value),
+        write: |config| list(&config.network.publish),
+    },
+    Key {
+        name: "network.rate_up",
+        shape: "a rate or \"max\"",
+        default: "\"max\", no limit",
+        live: true,
+        doc: "How fast it may send.",
+        example: "rate_up = \"10mbit\"",
+        form: Form::Text,
+        words: LIMIT_WORDS,
+        entries: None,
+        read: |config, given| given.limit(str::parse).map(|value| config.network.rate_up = value),
+        write: |config| limit(&config.network.rate_up),
+    },
+    Key {
+        name: "network.rate_down",
+        shape: "a rate or \"max\"",
+        default: "\"max\", no limit",
+        live: true,
+        doc: "How fast it may receive.",
+        example: "rate_down = \"100mbit\"",
+        form: Form::Text,
+        words: LIMIT_WORDS,
+        entries: None,
+        read: |config, given| given.limit(str::parse).map(|value| config.network.rate_down = value),
+        write: |config| limit(&config.network.rate_down),
+    },
+    Key {
+        name: "network.dns",
+        shape: "a list of addresses",
+        default: "what the host uses",
+        live: true,
+        doc: "Name servers that are asked for it.",
+        example: "dns = [\"9.9.9.9\", \"2620:fe::fe\"]",
+        form: Form::List,
+        words: &[],
+        entries: None,
+        read: |config, given| given.list(name_server).map(|value| config.network.dns = value),
+        write: |config| list(&config.network.dns),
+    },
+    Key {
+        name: "network.host_mode_confirmed",
+        shape: "true or false",
+        default: "false",
+        live: true,
+        doc: "Says once more that mode = \"host\" is meant: all of the host's network, what listens on 127.0.0.1 included.",
+        example: "host_mode_confirmed = true",
+        form: Form::Flag,
+        words: FLAG_WORDS,
+        entries: None,
+        read: |config, given| given.flag().map(|value| config.network.host_mode_confirmed = value),
+        write: |config| one(config.network.host_mode_confirmed),
     },
 ];
 
@@ -747,4 +989,38 @@ fn offset(text: &str) -> Result<Span, Error> {
         return Err(invalid(format!("{} is too far", quoted(text)), "the kernel's clocks reach 146 years"));
     }
     Ok(span)
+}
+
+/// An address that an interface may have.
+fn own_address(text: &str) -> Result<Ipv4Addr, Error> {
+    let address = text.parse().ok().filter(|address: &Ipv4Addr| {
+        !(address.is_unspecified() || address.is_multicast() || address.is_broadcast() || address.is_loopback())
+    });
+    address.ok_or_else(|| {
+        let hint = "write an address in the containers' subnet without its bits, for example 10.90.0.20";
+        invalid(format!("{} is not an IPv4 address for a container", quoted(text)), hint)
+    })
+}
+
+/// An address that an interface may have beside its link-local one.
+fn own_address6(text: &str) -> Result<Ipv6Addr, Error> {
+    let address = text.parse().ok().filter(|address: &Ipv6Addr| {
+        !(address.is_unspecified()
+            || address.is_multicast()
+            || address.is_loopback()
+            || address.is_unicast_link_local()
+            || address.to_ipv4_mapped().is_some())
+    });
+    address.ok_or_else(|| {
+        let hint = "write an address in the containers' prefix without its bits, for example fd12:3456:789a:1::20";
+        invalid(format!("{} is not an IPv6 address for a container", quoted(text)), hint)
+    })
+}
+
+fn name_server(text: &str) -> Result<IpAddr, Error> {
+    let address = text.parse().ok().filter(|address: &IpAddr| !(address.is_unspecified() || address.is_multicast()));
+    address.ok_or_else(|| {
+        let hint = "write addresses without ports, for example 9.9.9.9";
+        invalid(format!("{} is not the address of a name server", quoted(text)), hint)
+    })
 }

@@ -66,6 +66,8 @@ selinux = "system_u:system_r:container_t:s0"
 stop_timeout = "1h30m"
 stop_signal = "SIGRTMIN+3"
 console_log = "64k"
+volatile = true
+auto_snapshots = 3
 
 [rlimits]
 nofile = "1024:524288"
@@ -77,6 +79,24 @@ GREETING = "hello world"
 [time]
 monotonic = "-1h"
 boottime = "30d"
+
+[network]
+mode = "none"
+address = "10.90.0.20"
+address6 = "fd12:3456:789a:1::20"
+mac = "02-00-5E-10-20-30"
+mtu = 1400
+internet = false
+lan = true
+host = true
+peers = ["db", "cache"]
+allow = ["192.168.1.20:631/tcp", "nas.local:445"]
+deny = ["*:25/tcp"]
+publish = ["127.0.0.1:8080:80"]
+rate_up = "10mbit"
+rate_down = "1.5 Gbit/s"
+dns = ["9.9.9.9"]
+host_mode_confirmed = true
 "#;
 
 #[test]
@@ -95,9 +115,16 @@ fn every_key_reaches_the_config() {
     assert_eq!(config.stop_timeout, Span::from_seconds(5400));
     assert_eq!(config.stop_signal, Some(Signal::RTMIN_PLUS_3));
     assert_eq!(config.console_log, Size(65536));
+    assert_eq!((config.volatile, config.auto_snapshots), (true, 3));
     assert_eq!(config.rlimits[&Resource::Nofile], Rlimit { soft: Some(1024), hard: Some(524_288) });
     assert_eq!(config.env["GREETING"], "hello world");
     assert_eq!(config.time.monotonic, Some(Span::from_seconds(-3600)));
+    assert_eq!((&config.network.mode, config.network.mtu, config.network.internet), (&Mode::None, Some(1400), false));
+    assert!(config.network.lan && config.network.host);
+    assert_eq!(config.network.peers.iter().map(Name::as_str).collect::<Vec<_>>(), ["db", "cache"]);
+    assert_eq!(config.network.allow[0].ports, Ports::new(631, 631));
+    assert_eq!(config.network.publish[0].container, Ports::new(80, 80).unwrap());
+    assert_eq!(config.network.rate_down.unwrap().bits(), 1_500_000_000);
     // The text above forgets no key: each has another value than its default.
     let (live, restart) = live_changes(&Config::default(), &config);
     let same: Vec<_> =
@@ -139,6 +166,8 @@ fn a_config_is_written_as_it_was_asked_for() {
     stop_timeout = "1h30m"
     stop_signal = "SIGRTMIN+3"
     console_log = "64K"
+    volatile = true
+    auto_snapshots = 3
 
     [rlimits]
     core = 0
@@ -150,6 +179,24 @@ fn a_config_is_written_as_it_was_asked_for() {
     [time]
     monotonic = "-1h"
     boottime = "30d"
+
+    [network]
+    mode = "none"
+    address = "10.90.0.20"
+    address6 = "fd12:3456:789a:1::20"
+    mac = "02:00:5e:10:20:30"
+    mtu = 1400
+    internet = false
+    lan = true
+    host = true
+    peers = ["db", "cache"]
+    allow = ["192.168.1.20:631/tcp", "nas.local:445"]
+    deny = ["*:25/tcp"]
+    publish = ["127.0.0.1:8080:80/tcp"]
+    rate_up = "10mbit"
+    rate_down = "1.5gbit"
+    dns = ["9.9.9.9"]
+    host_mode_confirmed = true
     "#);
     assert_eq!(config(&config(FULL).to_toml()), config(FULL));
 }
@@ -250,6 +297,118 @@ io = ["/dev/sda read=1M", "/dev/sda write=1M"]
     container.toml:8: two entries limit '/dev/sda'; write all rates of a device in one entry
     "#);
     config("privileged = true\napparmor = \"unconfined\"\n");
+}
+
+#[test]
+fn what_is_wrong_with_the_network_is_told_where_it_stands() {
+    assert_snapshot!(said(r#"
+[network]
+mode = "bridge"
+address = "10.90.0.20/20"
+address6 = "fe80::1"
+mac = "01:00:5e:10:20:30"
+mtu = 1000
+lan = "yes"
+peers = ["db", "../x"]
+allow = ["192.168.1.20:631/tpc", "nas.local:http"]
+deny = "*:25"
+publish = ["8080:80:81:82"]
+rate_up = "10M"
+dns = ["9.9.9.9:53"]
+adress = "10.90.0.20"
+"#), @r#"
+    container.toml:3: 'network.mode': 'bridge' names no interface; write the interface behind a colon, for example "bridge:br0"
+    container.toml:4: 'network.address': '10.90.0.20/20' is not an IPv4 address for a container; write an address in the containers' subnet without its bits, for example 10.90.0.20
+    container.toml:5: 'network.address6': 'fe80::1' is not an IPv6 address for a container; write an address in the containers' prefix without its bits, for example fd12:3456:789a:1::20
+    container.toml:6: 'network.mac': '01:00:5e:10:20:30' is not the address of one interface; write six bytes in hexadecimal, for example 02:00:5e:10:20:30
+    container.toml:7: 'network.mtu': '1000' is not a number from 1280 to 65535; write a whole number in that range
+    container.toml:8: 'network.lan' takes true or false, not text; write for example lan = true
+    container.toml:9: 'network.peers': container name '../x' starts with '.'; use 1 to 63 letters, digits, '.', '_' or '-', a letter or digit first, for example 'web-1'
+    container.toml:10: 'network.allow': unknown protocol 'tpc', did you mean 'tcp'?
+    container.toml:10: 'network.allow': 'http' is not a port; write a number from 1 to 65535, or first-last, for example 8000-8010
+    container.toml:11: 'network.deny' takes a list, not text; write for example deny = ["203.0.113.0/24", "*:25/tcp"]
+    container.toml:12: 'network.publish': '8080:80:81:82' has too many colons; an IPv6 address goes in brackets; write host:container, for example 8080:80 or 127.0.0.1:8080:80/tcp
+    container.toml:13: 'network.rate_up': '10M' is not a rate; write a number and kbit, mbit or gbit (per second), for example 10mbit
+    container.toml:14: 'network.dns': '9.9.9.9:53' is not the address of a name server; write addresses without ports, for example 9.9.9.9
+    container.toml:15: unknown key 'network.adress', did you mean 'network.address'?
+    "#);
+    assert_snapshot!(said("lan = true\nnetwork = \"none\"\n"), @"
+    container.toml:1: unknown key 'lan', did you mean 'network.lan'?
+    container.toml:2: 'network' takes a table; write [network] on a line and its entries below
+    ");
+    assert_snapshot!(said(r#"
+[network]
+publish = ["8080:80", "127.0.0.1:8080:81"]
+allow = ["nas.local"]
+deny = ["nas.local"]
+"#), @"
+    container.toml:3: '8080:80/tcp' and '127.0.0.1:8080:81/tcp' need the same port of the host; give one of them another port or address
+    container.toml:5: 'nas.local' is both allowed and denied; remove it from allow or from deny
+    ");
+    assert_snapshot!(said("[network]\ninternet = false\nmode = \"host\"\n"), @r#"
+    container.toml:2: 'network.internet' has no effect with mode = "host", where our rules do not apply; remove it, or use mode = "internet"
+    container.toml:3: mode = "host" gives the container the host's whole network, what listens on 127.0.0.1 included; if that is meant, set network.host_mode_confirmed = true too; host = true opens the host's services alone
+    "#);
+    config("[network]\nmode = \"host\"\nhost_mode_confirmed = true\n");
+}
+
+#[test]
+fn the_network_is_set_in_short_words() {
+    let mut document = Document::create("f", [("network.lan", "yes"), ("network.peers", "db,web")]).unwrap();
+    document.set("network.publish", "8080:80,127.0.0.1:53:53/udp").unwrap();
+    document.set("network.rate_up", "max").unwrap();
+    assert_snapshot!(document.to_string(), @r#"
+    # What this container is and what it may do. A key that is not here has its default.
+    # Comments and layout are kept when `lazaret config` changes a value.
+
+    [network]
+    lan = true
+    peers = ["db", "web"]
+    publish = ["8080:80", "127.0.0.1:53:53/udp"]
+    rate_up = "max"
+    "#);
+    assert_eq!(document.get("network.publish").unwrap().unwrap(), "8080:80/tcp,127.0.0.1:53:53/udp");
+    let e = document.set_all([("network.mode", "host"), ("network.publish", "")]).unwrap_err();
+    assert!(e.advice().unwrap().contains("host_mode_confirmed"), "{e}");
+    document
+        .set_all([("network.mode", "host"), ("network.host_mode_confirmed", "yes"), ("network.publish", "")])
+        .unwrap();
+    assert!(set("", "network.mode", "none").contains("mode = \"none\""));
+    assert_snapshot!(refused("", "network", "none"), @"
+    'network' is a table
+    name one of its entries: network.mode, network.address, network.address6, network.mac, network.mtu, network.internet, network.lan, network.host, network.peers, network.allow, network.deny, network.publish, network.rate_up, network.rate_down, network.dns, network.host_mode_confirmed
+    ");
+}
+
+#[test]
+fn a_change_of_policy_is_live_and_one_of_the_connection_is_not() {
+    let (live, restart) = live_changes(&Config::default(), &config(FULL));
+    let of =
+        |keys: Vec<&'static str>| keys.into_iter().filter_map(|key| key.strip_prefix("network.")).collect::<Vec<_>>();
+    assert_eq!(of(restart), ["mode", "address", "address6", "mac", "mtu"]);
+    assert_eq!(
+        of(live),
+        [
+            "internet",
+            "lan",
+            "host",
+            "peers",
+            "allow",
+            "deny",
+            "publish",
+            "rate_up",
+            "rate_down",
+            "dns",
+            "host_mode_confirmed"
+        ]
+    );
+}
+
+#[test]
+fn a_network_crosses_a_process_boundary_unchanged() {
+    let network = config(FULL).network;
+    let text = serde_json::to_string(&network).unwrap();
+    assert_eq!(serde_json::from_str::<Network>(&text).unwrap(), network);
 }
 
 #[test]
@@ -641,7 +800,17 @@ fn typed() -> impl Strategy<Value = (String, String)> {
         key("stop_timeout", (0i64..).prop_map(|n| Span::from_nanoseconds(n).to_string()).boxed()),
         key("stop_signal", (1i32..=64).prop_map(|n| Signal::try_from(n).unwrap().to_string()).boxed()),
         key("console_log", (0u64..1 << 30).prop_map(|n| Size(n).to_string()).boxed()),
+        key("volatile", word(&["true", "false"]).boxed()),
+        key("auto_snapshots", (0u32..=30).prop_map(|n| n.to_string()).boxed()),
         key("time.monotonic", (i64::MIN / 4..i64::MAX / 4).prop_map(|n| Span::from_nanoseconds(n).to_string()).boxed()),
+        key("network.mode", word(&["internet", "none"]).boxed()),
+        key("network.lan", word(&["true", "false"]).boxed()),
+        key("network.peers", word(&["db", "db,web", ""]).boxed()),
+        key("network.allow", word(&["192.168.1.20:631/tcp", "nas.local:445,[fd00::1]:22"]).boxed()),
+        key("network.deny", word(&["*:25/tcp", "10.0.0.0/8"]).boxed()),
+        key("network.publish", word(&["8080:80/tcp", "127.0.0.1:53:53/udp,[fd00::1]:53:53/tcp"]).boxed()),
+        key("network.mtu", (1280u32..=65_535).prop_map(|n| n.to_string()).boxed()),
+        key("network.address", word(&["10.90.0.20", "192.0.2.1"]).boxed()),
         key("time.boottime", (i64::MIN / 4..i64::MAX / 4).prop_map(|n| Span::from_nanoseconds(n).to_string()).boxed()),
     ]);
     let env = ("[A-Za-z_][A-Za-z0-9_]{0,9}", "[^\\x00]{0,20}").prop_map(|(name, value)| (format!("env.{name}"), value));

@@ -75,6 +75,27 @@ impl Acl {
         Ok(Acl(lines))
     }
 
+    /// As lines of text, with numbers.
+    pub(crate) fn to_text(&self) -> String {
+        let qualified = |word: &str, qualifier: &Qualifier| match qualifier {
+            Qualifier::Id(id) => format!("{word}:{id}"),
+            Qualifier::Name(name) => format!("{word}:{}", String::from_utf8_lossy(name)),
+        };
+        let line = |(who, bits): &(Who, u16)| {
+            let whom = match who {
+                Who::Owner => "user:".to_owned(),
+                Who::User(qualifier) => qualified("user", qualifier),
+                Who::OwningGroup => "group:".to_owned(),
+                Who::Group(qualifier) => qualified("group", qualifier),
+                Who::Mask => "mask:".to_owned(),
+                Who::Other => "other:".to_owned(),
+            };
+            let letter = |bit, letter| if bits & bit != 0 { letter } else { '-' };
+            format!("{whom}:{}{}{}\n", letter(4, 'r'), letter(2, 'w'), letter(1, 'x'))
+        };
+        self.0.iter().map(line).collect()
+    }
+
     /// Whether all is said in numbers.
     pub(crate) fn is_numeric(&self) -> bool {
         !self.0.iter().any(|(who, _)| matches!(who, Who::User(Qualifier::Name(_)) | Who::Group(Qualifier::Name(_))))
@@ -184,7 +205,7 @@ fn decode(bytes: &[u8]) -> Result<Vec<(u16, u16, u32)>> {
 }
 
 /// Adds `shift` to every id of a list in the kernel's form.
-pub(crate) fn shift(bytes: &[u8], shift: u32) -> Result<Vec<u8>> {
+pub(crate) fn shift(bytes: &[u8], shift: i64) -> Result<Vec<u8>> {
     let mut shifted = VERSION.to_le_bytes().to_vec();
     for (tag, permissions, id) in decode(bytes)? {
         let id = if matches!(tag, 0x02 | 0x08) { crate::shift::shifted(id, shift)? } else { id };
@@ -212,7 +233,9 @@ mod tests {
     fn check(text: &str, expected: &[(u16, u16, u32)]) {
         let (bytes, _) = Acl::parse(text.as_bytes()).unwrap().to_bytes(&Tree);
         assert_eq!(decode(&bytes).unwrap(), expected, "{text}");
-        assert_eq!(Acl::from_bytes(&bytes).unwrap().to_bytes(&Tree).0, bytes);
+        let acl = Acl::from_bytes(&bytes).unwrap();
+        assert_eq!(acl.to_bytes(&Tree).0, bytes);
+        assert_eq!(Acl::parse(acl.to_text().as_bytes()).unwrap(), acl);
     }
 
     #[test]

@@ -114,6 +114,16 @@ impl<'s, 'a> Archive<'s, 'a> {
         self.number
     }
 
+    /// Where the current entry's data begin, in plain bytes, as long as none were read.
+    pub(crate) fn position(&self) -> u64 {
+        self.stream.position()
+    }
+
+    /// How many bytes of the current entry's data are still to be read.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
     /// How many bytes of the file were read.
     pub(crate) fn taken(&self) -> u64 {
         self.stream.taken()
@@ -368,6 +378,39 @@ impl<'s, 'a> Archive<'s, 'a> {
             self.stream.consume(n);
         }
     }
+}
+
+/// The regular files at the beginning of an archive, by name, as long as they are among those that are wanted.
+///
+/// Nothing after them is read. Longer ones than `most` bytes are refused.
+pub fn leading_files(
+    reader: impl std::io::Read + Send,
+    wanted: &[&str],
+    most: u64,
+) -> Result<std::collections::HashMap<String, Vec<u8>>> {
+    let limits = Limits::default();
+    crate::stream::with(reader, &limits, |stream| {
+        let mut archive = Archive::new(stream, &limits);
+        let mut files = std::collections::HashMap::new();
+        while let Some(entry) = archive.next()? {
+            let Some(name) = wanted.iter().find(|name| name.as_bytes() == entry.path) else { break };
+            if entry.kind != Kind::File || archive.left > most {
+                return Err(error(format!("`{name}` is no file of at most {most} bytes")));
+            }
+            let mut bytes = Vec::new();
+            loop {
+                let more = archive.peek(u64::MAX)?;
+                let n = more.len();
+                if n == 0 {
+                    break;
+                }
+                bytes.extend_from_slice(more);
+                archive.consume(n);
+            }
+            files.insert((*name).to_owned(), bytes);
+        }
+        Ok(files)
+    })
 }
 
 fn truncated() -> lazaret_base::Error {

@@ -14,7 +14,7 @@ const REVISION_3: u32 = 0x0300_0000;
 ///
 /// Only revision 3 names a root user; the kernel ignores it everywhere but in namespaces of that root
 /// (capabilities(7), "Namespaced file capabilities").
-pub(crate) fn shift(bytes: &[u8], shift: u32) -> Result<Vec<u8>> {
+pub(crate) fn shift(bytes: &[u8], shift: i64) -> Result<Vec<u8>> {
     if shift == 0 {
         return Ok(bytes.to_vec());
     }
@@ -25,11 +25,25 @@ pub(crate) fn shift(bytes: &[u8], shift: u32) -> Result<Vec<u8>> {
         [magic, a, b, c, d, root] if magic & REVISION_MASK == REVISION_3 => (magic, [a, b, c, d], root),
         _ => return Err(error("file capabilities of an unknown form")),
     };
-    let mut shifted = ((magic & !REVISION_MASK) | REVISION_3).to_le_bytes().to_vec();
-    for word in sets.into_iter().chain([crate::shift::shifted(root, shift)?]) {
-        shifted.extend(word.to_le_bytes());
+    let root = crate::shift::shifted(root, shift)?;
+    Ok(encode(magic, sets, root))
+}
+
+/// The form that every program knows: one that is for the host's root names no root.
+pub(crate) fn plain(bytes: &[u8]) -> Vec<u8> {
+    let words: Vec<u32> = bytes.chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect();
+    match words[..] {
+        [magic, a, b, c, d, 0] if magic & REVISION_MASK == REVISION_3 => encode(magic, [a, b, c, d], 0),
+        _ => bytes.to_vec(),
     }
-    Ok(shifted)
+}
+
+/// Revision 2 says the same as revision 3 with the root user 0.
+fn encode(magic: u32, sets: [u32; 4], root: u32) -> Vec<u8> {
+    let revision = if root == 0 { REVISION_2 } else { REVISION_3 };
+    let named = (root != 0).then_some(root);
+    let words = [(magic & !REVISION_MASK) | revision].into_iter().chain(sets).chain(named);
+    words.flat_map(u32::to_le_bytes).collect()
 }
 
 #[cfg(test)]
@@ -46,5 +60,9 @@ mod tests {
         assert!(shift(&words(&[0x0400_0001, 0, 0, 0, 0]), 1).is_err());
         assert!(shift(b"abc", 1).is_err());
         assert_eq!(shift(b"abc", 0).unwrap(), b"abc");
+        let plain_form = words(&[0x0200_0001, 0x2000, 7, 0, 0]);
+        assert_eq!(shift(&expected, -100_000).unwrap(), plain_form);
+        assert_eq!(plain(&words(&[0x0300_0001, 0x2000, 7, 0, 0, 0])), plain_form);
+        assert_eq!(plain(&expected), expected);
     }
 }

@@ -17,6 +17,11 @@ impl Digest {
         Digest(Sha256::digest(bytes).into())
     }
 
+    /// The digest of all that was fed to a hash.
+    pub(crate) fn from_state(state: Sha256) -> Digest {
+        Digest(state.finalize().into())
+    }
+
     /// The 64 digits alone, as they appear in file names.
     pub fn hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -1,15 +1,15 @@
-//! Copying a tree with every id moved, for file systems that can't show ids otherwise.
+//! Copying a tree, with every id moved where a file system can't show ids otherwise.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use lazaret_base::{Context, Result, error};
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timespec};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timespec, UTIME_NOW};
 use rustix::io::Errno;
 
+use crate::stack::{Node, OPAQUE, PRIVATE, Stack, Visitor};
 use crate::tree::{self, Ladder, START, STRAIGHT, Spot};
 use crate::unpack::full;
 use crate::{Progress, acl, capability};
@@ -25,147 +25,152 @@ pub struct Copied {
 
 /// Copies all below `from` into the empty directory `into`, adding `shift` to every user and group id.
 ///
-/// Kept are types, modes, times, hard links, holes and extended attributes; capabilities and access lists are
-/// shifted as well, so that they mean in the user namespace what they meant before. Content is shared where
-/// the file system can (`FICLONE`). The attributes of `from` itself are copied too. No link is followed; a
-/// mount below is not entered but is an error. The tree must not change meanwhile.
+/// As [`copy_tree`] does it with a directory as it is.
 pub fn copy_shifted(
     from: BorrowedFd<'_>,
     into: BorrowedFd<'_>,
     shift: u32,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Copied> {
-    let from = tree::open(from, ".", tree::LIST, STRAIGHT)?;
+    copy_tree(&Stack::plain(tree::open(from, ".", tree::LIST, STRAIGHT)?), into, i64::from(shift), progress)
+}
+
+/// Copies a tree into the empty directory `into`, adding `shift` to every user and group id.
+///
+/// Kept are types, modes, times, hard links, holes and extended attributes; capabilities and access lists are
+/// shifted as well, so that they mean in the user namespace what they meant before. Content is shared where
+/// the file system can (`FICLONE`). The attributes of the root itself are copied too. Of a stack of changes, what
+/// hides something below does so in the copy. No link is followed; a mount below is not entered but is an error. The
+/// tree must not change meanwhile.
+pub fn copy_tree(from: &Stack, into: BorrowedFd<'_>, shift: i64, progress: &mut dyn FnMut(Progress)) -> Result<Copied> {
     let into = tree::open(into, ".", tree::LIST, STRAIGHT)?;
     tree::list(into.as_fd(), |_| Err(error("the directory to copy into is not empty")))?;
     let mut copy = Copying {
         root: into.try_clone()?,
-        from: Ladder::new(from)?,
         into: Ladder::new(into)?,
-        path: Vec::new(),
         links: HashMap::new(),
         shift,
         can_clone: true,
         done: Copied::default(),
         progress,
     };
-    copy.run().with_context(|| format!("copying `{}`", String::from_utf8_lossy(&copy.path)))?;
+    from.walk(&mut copy).context("copying")?;
     Ok(copy.done)
+}
+
+/// Gives an empty directory the attributes of the root that it will cover, so that nobody sees a difference.
+pub fn dress_root(root: impl AsFd, below: impl AsFd) -> Result<()> {
+    let (into, from) = (Spot::Open(root.as_fd()), Spot::Open(below.as_fd()));
+    let stat = fs::fstat(&below)?;
+    into.set_owner(stat.st_uid, stat.st_gid).context("setting its owner")?;
+    into.set_mode(stat.st_mode).context("setting its mode")?;
+    for (name, value) in shown(from)? {
+        into.set_xattr(&name, &value).context("setting its attributes")?;
+    }
+    into.set_times(Timespec { tv_sec: 0, tv_nsec: UTIME_NOW }, modified(&stat)).context("setting its time")
+}
+
+/// Whether a directory is as [`dress_root`] left it.
+pub fn is_untouched(root: impl AsFd, below: impl AsFd) -> Result<bool> {
+    let mut empty = true;
+    tree::list(tree::open(&root, ".", tree::LIST, STRAIGHT)?.as_fd(), |_| {
+        empty = false;
+        Ok(())
+    })?;
+    let (own, other) = (fs::fstat(&root)?, fs::fstat(&below)?);
+    let of = |stat: &Stat| (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_mtime, stat.st_mtime_nsec);
+    Ok(empty && of(&own) == of(&other) && shown(Spot::Open(root.as_fd()))? == shown(Spot::Open(below.as_fd()))?)
+}
+
+/// The attributes of a root that a container sees.
+fn shown(spot: Spot<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut xattrs = spot.xattrs().context("reading the attributes of a root")?;
+    xattrs.retain(|(name, _)| !name.starts_with(PRIVATE) && !name.starts_with(b"security."));
+    xattrs.sort();
+    Ok(xattrs)
+}
+
+fn modified(stat: &Stat) -> Timespec {
+    Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ }
 }
 
 struct Copying<'a> {
     root: OwnedFd,
-    from: Ladder,
     into: Ladder,
-    /// Of what is being copied, for errors and for hard links.
-    path: Vec<u8>,
-    /// The first copy of each file that has several names.
-    links: HashMap<u64, Vec<u8>>,
-    shift: u32,
+    /// The first copy of each file that has several names, by layer and inode.
+    links: HashMap<(usize, u64), Vec<u8>>,
+    shift: i64,
     can_clone: bool,
     done: Copied,
     progress: &'a mut dyn FnMut(Progress),
 }
 
-impl Copying<'_> {
-    /// Depth first, without recursion: a tree may be deeper than the stack.
-    fn run(&mut self) -> Result<()> {
-        let mut levels = vec![self.level()?];
-        while let Some(level) = levels.last_mut() {
-            if let Some(name) = level.pop() {
-                self.push_name(&name);
-                self.enter(&name)?;
-                let level = self.level()?;
-                levels.push(level);
-                continue;
-            }
-            // Dressed when it is full: what was put into it changed its times.
-            self.dress(Spot::Open(self.from.fd()), Spot::Open(self.into.fd()), &fs::fstat(self.from.fd())?)?;
-            levels.pop();
-            self.from.ascend()?;
-            self.into.ascend()?;
-            self.pop_name();
+impl Visitor for Copying<'_> {
+    fn enter(&mut self, node: &Node<'_>) -> Result<()> {
+        if node.path.is_empty() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn push_name(&mut self, name: &CStr) {
-        if !self.path.is_empty() {
-            self.path.push(b'/');
-        }
-        self.path.extend_from_slice(name.to_bytes());
-    }
-
-    fn pop_name(&mut self) {
-        let length = tree::split(&self.path).0.len();
-        self.path.truncate(length);
-    }
-
-    fn enter(&mut self, name: &CStr) -> Result<()> {
-        let from = tree::open(self.from.fd(), name, tree::LIST, STRAIGHT).map_err(mounted)?;
-        fs::mkdirat(self.into.fd(), name, Mode::RWXU).map_err(Into::into).map_err(full)?;
-        let into = tree::open(self.into.fd(), name, tree::LIST, STRAIGHT)?;
-        self.from.descend(from)?;
+        self.done.entries += 1;
+        fs::mkdirat(self.into.fd(), node.name, Mode::RWXU).map_err(Into::into).map_err(full)?;
+        let into = tree::open(self.into.fd(), node.name, tree::LIST, STRAIGHT)?;
         self.into.descend(into)
     }
 
-    /// Copies all but the directories of a directory, and says which those are.
-    fn level(&mut self) -> Result<Vec<CString>> {
-        let mut directories = Vec::new();
-        let dir = self.from.fd().try_clone_to_owned()?;
-        tree::list(dir.as_fd(), |entry| {
-            let name = entry.file_name();
-            self.done.entries += 1;
-            if tree::type_of(dir.as_fd(), entry)?.is_dir() {
-                directories.push(name.to_owned());
-                return Ok(());
-            }
-            self.push_name(name);
-            self.one(name)?;
-            self.pop_name();
-            (self.progress)(Progress { entries: self.done.entries, bytes: self.done.bytes, read: self.done.bytes });
-            Ok(())
-        })?;
-        Ok(directories)
+    fn leaf(&mut self, node: &Node<'_>) -> Result<()> {
+        self.done.entries += 1;
+        self.one(node)?;
+        (self.progress)(Progress {
+            entries: self.done.entries,
+            bytes: self.done.bytes,
+            read: self.done.bytes,
+            ..Progress::default()
+        });
+        Ok(())
     }
 
-    fn one(&mut self, name: &CStr) -> Result<()> {
-        let stat = tree::stat(self.from.fd(), name)?;
-        if stat.st_nlink > 1 {
-            if let Some(first) = self.links.get(&stat.st_ino) {
+    /// Dressed when it is full: what was put into it changed its times.
+    fn leave(&mut self, node: &Node<'_>) -> Result<()> {
+        let into = Spot::Open(self.into.fd());
+        if node.opaque {
+            into.set_xattr(OPAQUE.as_bytes(), b"y").context("hiding what is below")?;
+        }
+        self.dress(node, into)?;
+        self.into.ascend().map(drop)
+    }
+}
+
+impl Copying<'_> {
+    fn one(&mut self, node: &Node<'_>) -> Result<()> {
+        let name = node.name;
+        if node.stat.st_nlink > 1 && !node.is_whiteout() {
+            let inode = (node.layer, node.stat.st_ino);
+            if let Some(first) = self.links.get(&inode) {
                 let (above, last) = tree::split(first);
                 let dir = tree::open_deep(self.root.as_fd(), above, START)?;
                 return Ok(fs::linkat(dir, last, self.into.fd(), name, AtFlags::empty())?);
             }
-            self.links.insert(stat.st_ino, self.path.clone());
+            self.links.insert(inode, node.path.to_vec());
         }
-        let (from, into) = (self.from.fd(), self.into.fd());
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        match kind {
-            FileType::RegularFile => return self.file(name, &stat),
+        let into = self.into.fd();
+        match node.kind() {
+            FileType::RegularFile => return self.file(node),
             FileType::Symlink => {
-                let target = fs::readlinkat(from, name, Vec::new())?;
-                fs::symlinkat(target, into, name).map_err(Into::into).map_err(full)?;
+                fs::symlinkat(node.target()?, into, name).map_err(Into::into).map_err(full)?;
             }
-            _ => fs::mknodat(into, name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)
+            kind => fs::mknodat(into, name, kind, Mode::RUSR | Mode::WUSR, node.stat.st_rdev)
                 .map_err(Into::into)
                 .map_err(full)?,
         }
-        self.dress(Spot::Named(from, name), Spot::Named(into, name), &stat)
+        self.dress(node, Spot::Named(into, name))
     }
 
-    fn file(&mut self, name: &CStr, stat: &Stat) -> Result<()> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let from = File::from(tree::open(self.from.fd(), name, flags, STRAIGHT).map_err(mounted)?);
-        if fs::fstat(&from)?.st_ino != stat.st_ino {
-            return Err(error("it was replaced meanwhile"));
-        }
+    fn file(&mut self, node: &Node<'_>) -> Result<()> {
+        let from = node.open()?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let into =
-            fs::openat(self.into.fd(), name, flags, Mode::RUSR | Mode::WUSR).map_err(Into::into).map_err(full)?;
-        let into = File::from(into);
-        self.content(&from, &into, stat.st_size as u64).map_err(full)?;
-        self.dress(Spot::Open(from.as_fd()), Spot::Open(into.as_fd()), stat)
+        let into = fs::openat(self.into.fd(), node.name, flags, Mode::RUSR | Mode::WUSR);
+        let into = File::from(into.map_err(Into::into).map_err(full)?);
+        self.content(&from, &into, node.stat.st_size as u64).map_err(full)?;
+        self.dress(node, Spot::Open(into.as_fd()))
     }
 
     fn content(&mut self, from: &File, into: &File, size: u64) -> Result<()> {
@@ -198,41 +203,42 @@ impl Copying<'_> {
     }
 
     /// In the order that unpacking explains: owner, mode, attributes, times.
-    fn dress(&self, from: Spot<'_>, into: Spot<'_>, stat: &Stat) -> Result<()> {
+    fn dress(&self, node: &Node<'_>, into: Spot<'_>) -> Result<()> {
+        let stat = &node.stat;
         into.set_owner(shifted(stat.st_uid, self.shift)?, shifted(stat.st_gid, self.shift)?)
             .context("setting its owner")?;
-        if !FileType::from_raw_mode(stat.st_mode).is_symlink() {
+        if !node.kind().is_symlink() {
             into.set_mode(stat.st_mode).context("setting its mode")?;
         }
-        for (name, value) in from.xattrs().context("reading its attributes")? {
-            let value = match std::str::from_utf8(&name) {
-                Ok(capability::NAME) => capability::shift(&value, self.shift)?,
-                Ok(acl::ACCESS | acl::DEFAULT) => acl::shift(&value, self.shift)?,
-                // Given by the host's policy when the file is made.
-                Ok("security.selinux") => continue,
-                _ => value,
-            };
+        for (name, value) in shifted_xattrs(node.xattrs()?, self.shift)? {
             into.set_xattr(&name, &value)
+                .map_err(Into::into)
+                .map_err(full)
                 .with_context(|| format!("setting its attribute `{}`", String::from_utf8_lossy(&name)))?;
         }
         let accessed = Timespec { tv_sec: stat.st_atime, tv_nsec: stat.st_atime_nsec as _ };
-        let modified = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ };
-        into.set_times(accessed, modified).context("setting its time")
+        into.set_times(accessed, modified(stat)).context("setting its time")
     }
+}
+
+/// Attributes with the ids in them moved.
+pub(crate) fn shifted_xattrs(mut xattrs: Vec<(Vec<u8>, Vec<u8>)>, shift: i64) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    for (name, value) in &mut xattrs {
+        match std::str::from_utf8(name) {
+            Ok(capability::NAME) => *value = capability::shift(value, shift)?,
+            Ok(acl::ACCESS | acl::DEFAULT) => *value = acl::shift(value, shift)?,
+            _ => {}
+        }
+    }
+    Ok(xattrs)
 }
 
 /// An id moved by `shift`; the highest id is none (chown(2)).
-pub(crate) fn shifted(id: u32, shift: u32) -> Result<u32> {
-    id.checked_add(shift)
+pub(crate) fn shifted(id: u32, shift: i64) -> Result<u32> {
+    u32::try_from(i64::from(id) + shift)
+        .ok()
         .filter(|id| *id != u32::MAX)
         .ok_or_else(|| error(format!("the id {id} can't be shifted by {shift}")))
-}
-
-fn mounted(e: Errno) -> lazaret_base::Error {
-    match e {
-        Errno::XDEV => error("something is mounted there").hint("unmount it first, see `findmnt`"),
-        e => e.into(),
-    }
 }
 
 /// Copies in the kernel where it can. The count of bytes.

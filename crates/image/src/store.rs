@@ -5,6 +5,9 @@
 //! layers/sha256-…/layer.json   what it is; a layer is whole when it has its name
 //! layers/host-…/               the same for the image `host`
 //! index/…                      which digest a file on the host had when it was last read
+//! names/NAME.json              an image by name, and which layer it is (named.rs)
+//! downloads/…                  what is being downloaded, or was when that was interrupted (fetch.rs)
+//! catalogues/REMOTE.json       what a remote offered when it was last asked (pull.rs)
 //! tmp/N, tmp/N.lock            what is being made or removed; the lock tells whether by someone alive
 //! locks/…                      one per archive that is being imported
 //! ```
@@ -27,7 +30,7 @@ use crate::digest::Hashing;
 use crate::remove::remove_tree;
 use crate::tree;
 use crate::unpack::full;
-use crate::{Digest, Limits, Progress, elf, unpack};
+use crate::{Digest, Limits, Progress, Unpacked, elf, pull, unpack};
 
 /// Where layers are kept.
 #[derive(Clone, Debug)]
@@ -199,6 +202,7 @@ impl Store {
             }));
         }
         collected.index = keep(self.forget_missing());
+        keep(pull::collect_downloads(self, pull::GIVEN_UP).map(|_| 0));
         first_error.context("collecting what killed imports left").map(|()| collected)
     }
 
@@ -222,19 +226,26 @@ impl Store {
         let unpacked = unpack(&mut reader, rootfs.as_fd(), limits, progress)?;
         let digest = reader.finish()?;
         archive.check_unchanged()?;
-        check_root(rootfs.as_fd())?;
-        let record = Record {
-            source: archive.path.to_string_lossy().into_owned(),
-            archive_size: Some(archive.stamp.size),
-            size: unpacked.bytes,
-            entries: unpacked.entries,
-            created: now(),
-            architecture: elf::architecture(rootfs.as_fd()),
-            warnings: unpacked.warnings,
-        };
-        let layer = self.publish(temporary, LayerId::Archive(digest), &record)?;
+        let source = archive.path.to_string_lossy().into_owned();
+        let made = Made { source, archive_size: Some(archive.stamp.size), unpacked };
+        let layer = self.finish(temporary, &rootfs, LayerId::Archive(digest), made)?;
         self.remember(archive, &layer)?;
         Ok(layer)
+    }
+
+    /// Makes a layer of a tree that is whole.
+    pub(crate) fn finish(&self, temporary: Temporary, rootfs: &OwnedFd, id: LayerId, made: Made) -> Result<Layer> {
+        check_root(rootfs.as_fd())?;
+        let record = Record {
+            source: made.source,
+            archive_size: made.archive_size,
+            size: made.unpacked.bytes,
+            entries: made.unpacked.entries,
+            created: now(),
+            architecture: elf::architecture(rootfs.as_fd()),
+            warnings: made.unpacked.warnings,
+        };
+        self.publish(temporary, id, &record)
     }
 
     /// Gives a whole layer its name. If someone was faster, theirs is the same.
@@ -259,6 +270,14 @@ impl Store {
 
     pub(crate) fn temporary(&self) -> Result<Temporary> {
         Temporary::new(&self.dir)
+    }
+
+    /// A directory of the store, made if need be.
+    pub(crate) fn part(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.dir.join(name);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.map_err(Error::from).map_err(full).with_context(|| format!("making `{}`", dir.display()))?;
+        Ok(dir)
     }
 
     fn layer_dir(&self, id: &LayerId) -> Option<PathBuf> {
@@ -443,6 +462,15 @@ impl FromStr for LayerId {
     }
 }
 
+/// A tree that is to become a layer.
+pub(crate) struct Made {
+    /// What it was made from.
+    pub source: String,
+    /// Of the archive file.
+    pub archive_size: Option<u64>,
+    pub unpacked: Unpacked,
+}
+
 /// `layer.json`.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -565,6 +593,11 @@ impl Temporary {
         let path = self.dir.join("rootfs");
         stdfs::create_dir(&path).map_err(Error::from).map_err(full)?;
         Ok(fs::open(&path, tree::LIST, fs::Mode::empty())?)
+    }
+
+    /// Where [`Temporary::make_rootfs`] makes it.
+    pub(crate) fn rootfs(&self) -> PathBuf {
+        self.dir.join("rootfs")
     }
 
     /// The directory has a name elsewhere now.

@@ -8,8 +8,9 @@ use std::thread;
 
 use lazaret_base::{Context, Error, Kind, Result, error};
 use liblzma::stream::MtStreamBuilder;
+use sha2::{Digest as _, Sha256};
 
-use crate::Limits;
+use crate::{Digest, Limits};
 
 /// What travels between the threads: large enough that the channel costs nothing.
 const CHUNK: usize = 256 << 10;
@@ -55,6 +56,8 @@ pub(crate) struct Stream<'a> {
     position: u64,
     limit: u64,
     taken: &'a AtomicU64,
+    /// Of the plain bytes, if somebody wants it.
+    digest: Option<Sha256>,
 }
 
 /// Runs `consume` over the plain bytes of `reader`.
@@ -70,18 +73,23 @@ pub(crate) fn with<T>(
         let (empty, empty_out) = channel();
         let input = Counting { reader: Cursor::new(head).chain(reader), taken: &taken };
         let mut sink = Sink { full: full_in, empty: empty_out, taken: &taken, given: 0, limits };
-        scope.spawn(move || {
+        let decoder = scope.spawn(move || {
             if let Err(Stop::Error(e)) = decode(format, BufReader::with_capacity(CHUNK, input), &mut sink) {
                 // The consumer may have gone: then it has an error of its own to tell.
                 let _ = sink.full.send(Err(e));
             }
         });
         let limit = limits.bytes;
-        let mut stream = Stream { full, empty, chunk: Vec::new(), at: 0, position: 0, limit, taken: &taken };
+        let mut stream =
+            Stream { full, empty, chunk: Vec::new(), at: 0, position: 0, limit, taken: &taken, digest: None };
         // Dropping the stream on return ends the decoder at its next chunk.
         let outcome = consume(&mut stream);
         drop(stream);
-        outcome
+        // To its very end, which the scope alone would not wait for: who has a second thread may not clone.
+        match decoder.join() {
+            Ok(()) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     })
 }
 
@@ -93,6 +101,9 @@ impl Stream<'_> {
             // The decoder may have ended: then nobody needs the buffer.
             let _ = self.empty.send(std::mem::replace(&mut self.chunk, next?));
             self.at = 0;
+            if let Some(digest) = &mut self.digest {
+                digest.update(&self.chunk);
+            }
             if self.position + self.chunk.len() as u64 > self.limit {
                 return Err(error(format!("the archive holds more than the limit of {} bytes", self.limit)));
             }
@@ -104,6 +115,16 @@ impl Stream<'_> {
     pub(crate) fn consume(&mut self, n: usize) {
         self.at += n;
         self.position += n as u64;
+    }
+
+    /// Hashes the plain bytes from here on; before the first is looked at, that is all of them.
+    pub(crate) fn hash(&mut self) {
+        self.digest = Some(Sha256::new());
+    }
+
+    /// The digest of what has come by since [`Stream::hash`].
+    pub(crate) fn hashed(&mut self) -> Digest {
+        Digest::from_state(self.digest.take().unwrap_or_default())
     }
 
     /// How many plain bytes were consumed.

@@ -138,16 +138,28 @@ impl Spot<'_> {
         }
     }
 
-    /// All attributes with their values.
-    pub(crate) fn xattrs(self) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    /// The names of all attributes, each with a zero byte behind it; none where the file system has none.
+    pub(crate) fn xattr_names(self) -> io::Result<Vec<u8>> {
         let names = grow(|buffer| match self {
             Spot::Open(fd) => fs::flistxattr(fd, buffer),
             Spot::Named(dir, file) => fs::llistxattr(through_proc(dir, file), buffer),
         });
-        let names = match names {
-            Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-            names => names?,
-        };
+        match names {
+            Err(Errno::OPNOTSUPP) => Ok(Vec::new()),
+            names => names,
+        }
+    }
+
+    pub(crate) fn remove_xattr(self, name: &[u8]) -> io::Result<()> {
+        match self {
+            Spot::Open(fd) => fs::fremovexattr(fd, name),
+            Spot::Named(dir, file) => fs::lremovexattr(through_proc(dir, file), name),
+        }
+    }
+
+    /// All attributes with their values.
+    pub(crate) fn xattrs(self) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let names = self.xattr_names()?;
         let mut xattrs = Vec::new();
         for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
             let value = grow(|buffer| match self {

@@ -12,9 +12,11 @@ use lazaret_base::{Context, Kind as ErrorKind, Result, error, read_bounded};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Timespec, UTIME_NOW};
 use rustix::io::Errno;
 
+use crate::Digest;
 use crate::acl::{self, Acl};
 use crate::archive::{Archive, Entry, Extent, Kind};
 use crate::remove::remove_tree;
+use crate::stack::{OPAQUE, PRIVATE};
 use crate::stream;
 use crate::tree::{self, INSIDE, LIST, START, STRAIGHT, Spot};
 
@@ -40,9 +42,26 @@ impl Default for Limits {
     }
 }
 
+/// What is being done, for those who watch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// Another process is at the same work; its result will be ours.
+    Waiting,
+    /// Bytes come from the network; `read` of them are here.
+    Fetching {
+        /// How many there are.
+        total: u64,
+    },
+    /// Files are written.
+    #[default]
+    Writing,
+}
+
 /// How far it is. Reported after each entry and while a long file is written; the receiver throttles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
+    /// What is being done.
+    pub stage: Stage,
     /// Entries done.
     pub entries: u64,
     /// Bytes of file content written.
@@ -70,9 +89,16 @@ const WARNINGS: usize = 100;
 const DEFERRED: usize = 256 << 20;
 /// Lines of users and groups that are looked at for the names in access lists.
 const NAMES: usize = 4 << 20;
-/// Unified images have these beside their `rootfs`.
-const METADATA: &[&[u8]] = &[b"metadata.yaml", b"templates"];
+/// Unified images and exported containers have these beside their `rootfs`.
+const METADATA: &[&[u8]] = &[b"metadata.yaml", b"templates", b"lazaret.json", b"container.toml"];
 const ROOTFS: &[u8] = b"rootfs";
+/// What names of whiteouts begin with, and the one for a whole directory.
+const MARK: &[u8] = b".wh.";
+const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
+/// How far below an opaque directory is looked for what stays; each step keeps a descriptor open.
+const DEEPEST: usize = 128;
+/// An exported container that is only what was changed of its image has this instead.
+const CHANGES: &[u8] = b"changes";
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
 
 /// Unpacks a tar archive, plain or compressed with gzip, xz or zstd, into an empty directory.
@@ -94,15 +120,89 @@ pub fn unpack(
     limits: &Limits,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Unpacked> {
+    unpack_below(ROOTFS, reader, into, limits, progress)
+}
+
+/// Unpacks what an exported container has below `changes/`: a layer of an overlay, with its marks of what is hidden.
+pub fn unpack_changes(
+    reader: impl std::io::Read + Send,
+    into: BorrowedFd<'_>,
+    limits: &Limits,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Unpacked> {
+    let unpacked = unpack_below(CHANGES, reader, into, limits, progress)?;
+    match unpacked.unified {
+        true => Ok(unpacked),
+        false => Err(error("it is not an archive of changes").kind(ErrorKind::Invalid)),
+    }
+}
+
+fn unpack_below(
+    wrapper: &'static [u8],
+    reader: impl std::io::Read + Send,
+    into: BorrowedFd<'_>,
+    limits: &Limits,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Unpacked> {
     let into = tree::open(into, ".", LIST, STRAIGHT)?;
     tree::list(into.as_fd(), |_| Err(error("the directory to unpack into is not empty")))?;
     stream::with(reader, limits, |stream| {
         let mut archive = Archive::new(stream, limits);
-        let mut tree = Tree::new(into.as_fd(), progress)?;
+        let mut tree = Tree::new(wrapper, into.as_fd(), progress)?;
         while let Some(entry) = archive.next()? {
             tree.put(&mut archive, &entry)
                 .with_context(|| format!("unpacking entry {} (`{}`)", entry.number, lossy(&entry.path)))?;
             tree.report(&archive);
+        }
+        tree.finish()
+    })
+}
+
+/// Unpacks one layer of an OCI image over those below it, which are in `into` already; the digest of its plain bytes,
+/// the diff id, comes back.
+///
+/// As [`unpack`] does it, but for the marks of the OCI image specification ("Whiteouts"): `.wh.NAME` takes away what
+/// the layers below have of that name, `.wh..wh..opq` all that they have in its directory. What the same layer brings
+/// stays, before or behind the mark. A file may take the place of a whole directory of a layer below.
+pub(crate) fn unpack_layer(
+    reader: impl std::io::Read + Send,
+    into: BorrowedFd<'_>,
+    limits: &Limits,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(Unpacked, Digest)> {
+    let into = tree::open(into, ".", LIST, STRAIGHT)?;
+    stream::with(reader, limits, |stream| {
+        stream.hash();
+        let mut archive = Archive::new(stream, limits);
+        let mut tree = Tree::over(into.as_fd(), progress);
+        while let Some(entry) = archive.next()? {
+            tree.put(&mut archive, &entry)
+                .with_context(|| format!("unpacking entry {} (`{}`)", entry.number, lossy(&entry.path)))?;
+            tree.report(&archive);
+        }
+        let unpacked = tree.finish()?;
+        Ok((unpacked, stream.hashed()))
+    })
+}
+
+/// Unpacks what a package installs over what is there, as dpkg(1) does: a directory that is there keeps its attributes,
+/// and so does a link to one. `each` is shown every entry.
+pub(crate) fn unpack_package(
+    reader: impl std::io::Read + Send,
+    into: BorrowedFd<'_>,
+    limits: &Limits,
+    each: &mut dyn FnMut(&Entry),
+) -> Result<Unpacked> {
+    let into = tree::open(into, ".", LIST, STRAIGHT)?;
+    stream::with(reader, limits, |stream| {
+        let mut archive = Archive::new(stream, limits);
+        let mut nothing = |_: Progress| {};
+        let mut tree = Tree::over(into.as_fd(), &mut nothing);
+        (tree.over, tree.merging) = (None, true);
+        while let Some(entry) = archive.next()? {
+            each(&entry);
+            tree.put(&mut archive, &entry)
+                .with_context(|| format!("unpacking entry {} (`{}`)", entry.number, lossy(&entry.path)))?;
         }
         tree.finish()
     })
@@ -140,6 +240,8 @@ struct Acls {
 
 struct Tree<'a> {
     top: BorrowedFd<'a>,
+    /// The one directory that may hold all, beside metadata: `rootfs` or `changes`.
+    wrapper: &'static [u8],
     /// As long as this may be a unified image.
     rootfs: Option<Rc<OwnedFd>>,
     may_be_unified: bool,
@@ -151,15 +253,20 @@ struct Tree<'a> {
     named: HashMap<u64, (Place, Acls)>,
     deferred: usize,
     skipped_labels: HashSet<Vec<u8>>,
+    /// Over other layers: the inodes that this one has made.
+    over: Option<HashSet<u64>>,
+    /// Whether directories that are there stay as they are.
+    merging: bool,
     done: Unpacked,
     unsaid: u64,
     progress: &'a mut dyn FnMut(Progress),
 }
 
 impl<'a> Tree<'a> {
-    fn new(top: BorrowedFd<'a>, progress: &'a mut dyn FnMut(Progress)) -> Result<Self> {
+    fn new(wrapper: &'static [u8], top: BorrowedFd<'a>, progress: &'a mut dyn FnMut(Progress)) -> Result<Self> {
         let mut tree = Tree {
             top,
+            wrapper,
             rootfs: None,
             may_be_unified: true,
             parent: None,
@@ -167,6 +274,8 @@ impl<'a> Tree<'a> {
             named: HashMap::new(),
             deferred: 0,
             skipped_labels: HashSet::new(),
+            over: None,
+            merging: false,
             done: Unpacked::default(),
             unsaid: 0,
             progress,
@@ -175,8 +284,33 @@ impl<'a> Tree<'a> {
         Ok(tree)
     }
 
+    /// Over what is there: its root keeps its attributes unless the archive describes it.
+    fn over(top: BorrowedFd<'a>, progress: &'a mut dyn FnMut(Progress)) -> Self {
+        Tree {
+            top,
+            wrapper: ROOTFS,
+            rootfs: None,
+            may_be_unified: false,
+            parent: None,
+            directories: HashMap::new(),
+            named: HashMap::new(),
+            deferred: 0,
+            skipped_labels: HashSet::new(),
+            over: Some(HashSet::new()),
+            merging: false,
+            done: Unpacked::default(),
+            unsaid: 0,
+            progress,
+        }
+    }
+
     fn report(&mut self, archive: &Archive<'_, '_>) {
-        (self.progress)(Progress { entries: archive.count(), bytes: self.done.bytes, read: archive.taken() });
+        (self.progress)(Progress {
+            stage: Stage::Writing,
+            entries: archive.count(),
+            bytes: self.done.bytes,
+            read: archive.taken(),
+        });
     }
 
     fn warn(&mut self, warning: String) {
@@ -200,6 +334,18 @@ impl<'a> Tree<'a> {
             return Ok(());
         }
         let place = self.place(clean(&entry.path)?, entry.kind)?;
+        if self.over.is_none() {
+            return self.put_at(archive, entry, place);
+        }
+        if tree::split(&place.path).1.starts_with(MARK) {
+            return self.hide(&place);
+        }
+        let path = place.path.clone();
+        self.put_at(archive, entry, place)?;
+        self.note_made(&path)
+    }
+
+    fn put_at(&mut self, archive: &mut Archive<'_, '_>, entry: &Entry, place: Place) -> Result<()> {
         self.done.entries += 1;
         if entry.kind == Kind::Directory {
             return self.put_directory(place, entry);
@@ -226,7 +372,56 @@ impl<'a> Tree<'a> {
         self.dress(Spot::Named(dir, &name), entry, place)
     }
 
+    /// This layer has made what is at a path now.
+    fn note_made(&mut self, path: &[u8]) -> Result<()> {
+        let (above, name) = tree::split(path);
+        if name.is_empty() {
+            return Ok(());
+        }
+        let parent = self.parent_of(&Place { base: Base::Top, path: path.to_vec() })?;
+        let stat =
+            tree::stat(&parent, &tree::name(name)?).with_context(|| format!("looking into `{}`", lossy(above)))?;
+        if let Some(made) = &mut self.over {
+            made.insert(stat.st_ino);
+        }
+        Ok(())
+    }
+
+    /// Does what a whiteout says.
+    fn hide(&mut self, place: &Place) -> Result<()> {
+        let (above, mark) = tree::split(&place.path);
+        let parent = match tree::open(self.top, if above.is_empty() { b"." } else { above }, LIST, INSIDE) {
+            // Nothing is there to hide.
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            parent => parent.context("entering its directory")?,
+        };
+        // What is removed may be the directory that the next entry would be put into.
+        self.parent = None;
+        let made = self.over.as_ref().ok_or_else(|| error("there is no layer below"))?;
+        if mark == OPAQUE_MARK {
+            return clear(parent.as_fd(), made, 0);
+        }
+        let name = &mark[MARK.len()..];
+        if name.starts_with(MARK) {
+            // What a file system of old (aufs) kept for itself.
+            return Ok(());
+        }
+        if name.is_empty() || [b".".as_slice(), b".."].contains(&name) {
+            return Err(error("it hides nothing that has a name").kind(ErrorKind::Invalid));
+        }
+        let name = tree::name(name)?;
+        match tree::stat(&parent, &name) {
+            Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e.into()),
+            Ok(stat) if made.contains(&stat.st_ino) => Ok(()),
+            Ok(_) => remove_tree(parent.as_fd(), &name),
+        }
+    }
+
     fn put_directory(&mut self, place: Place, entry: &Entry) -> Result<()> {
+        if self.merging && (place.path.is_empty() || tree::open(self.top, &*place.path, START, INSIDE).is_ok()) {
+            return Ok(());
+        }
         let stat = if place.path.is_empty() {
             fs::fstat(self.base(place.base)?)?
         } else {
@@ -341,6 +536,7 @@ impl<'a> Tree<'a> {
         let kind = FileType::from_raw_mode(stat.st_mode);
         let flags = if kind.is_dir() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         match fs::unlinkat(dir, name, flags) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) if self.over.is_some() => remove_tree(dir, name)?,
             Err(Errno::NOTEMPTY | Errno::EXIST) => {
                 return Err(error("it would replace a directory that is not empty"));
             }
@@ -384,6 +580,11 @@ impl<'a> Tree<'a> {
         for (name, value) in &entry.xattrs {
             // Access lists have a time of their own: files that are made later would inherit them.
             if [acl::ACCESS.as_bytes(), acl::DEFAULT.as_bytes()].contains(&name.as_slice()) {
+                continue;
+            }
+            // Of what overlayfs keeps for itself, changes mean one thing; all else is made anew by the kernel.
+            let means_something = name == OPAQUE.as_bytes() && value == b"y";
+            if self.wrapper == CHANGES && name.starts_with(PRIVATE) && !means_something {
                 continue;
             }
             // The labels of SELinux, IMA, Smack are judgements of the host's policy, not of an archive.
@@ -447,7 +648,7 @@ impl<'a> Tree<'a> {
             Some(slash) => (&path[..slash], &path[slash + 1..]),
             None => (path.as_slice(), &[][..]),
         };
-        let is_root = first == ROOTFS && (!rest.is_empty() || kind == Kind::Directory);
+        let is_root = first == self.wrapper && (!rest.is_empty() || kind == Kind::Directory);
         if !(is_root || first.is_empty() || METADATA.contains(&first)) && self.may_be_unified {
             self.may_be_unified = false;
             self.parent = None;
@@ -465,11 +666,11 @@ impl<'a> Tree<'a> {
         if let Some(rootfs) = &self.rootfs {
             return Ok(rootfs.clone());
         }
-        match fs::mkdirat(self.top, ROOTFS, Mode::RWXU) {
+        match fs::mkdirat(self.top, self.wrapper, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(full(e.into())),
         }
-        let rootfs = Rc::new(tree::open(self.top, ROOTFS, LIST, STRAIGHT)?);
+        let rootfs = Rc::new(tree::open(self.top, self.wrapper, LIST, STRAIGHT)?);
         self.imply(&fs::fstat(&rootfs)?, Place { base: Base::Rootfs, path: Vec::new() });
         self.rootfs = Some(rootfs.clone());
         Ok(rootfs)
@@ -563,8 +764,8 @@ impl<'a> Tree<'a> {
     fn final_path(&self, place: Place) -> Vec<u8> {
         match (place.base, self.done.unified) {
             (Base::Top, _) | (Base::Rootfs, true) => place.path,
-            (Base::Rootfs, false) if place.path.is_empty() => ROOTFS.to_vec(),
-            (Base::Rootfs, false) => [ROOTFS, &place.path].join(&b'/'),
+            (Base::Rootfs, false) if place.path.is_empty() => self.wrapper.to_vec(),
+            (Base::Rootfs, false) => [self.wrapper, &place.path].join(&b'/'),
         }
     }
 
@@ -611,7 +812,7 @@ impl<'a> Tree<'a> {
         // The root may have a `rootfs` of its own, so this one gets a name that is free in both places.
         let aside = (0..).map(|n| format!(".rootfs-{n}")).find(|name| tree::stat(&rootfs, name.as_str()).is_err());
         let aside = aside.ok_or_else(|| error("no name is free"))?;
-        fs::renameat(self.top, ROOTFS, self.top, &aside)?;
+        fs::renameat(self.top, self.wrapper, self.top, &aside)?;
         let mut names = Vec::new();
         tree::list(rootfs.as_fd(), |entry| {
             names.push(entry.file_name().to_owned());
@@ -620,7 +821,7 @@ impl<'a> Tree<'a> {
         for name in names {
             fs::renameat(&*rootfs, &name, self.top, &name)?;
         }
-        // Attributes of the root were set at once; the rest is set at the end.
+        // Attributes of the inner root were set at once; the rest is set at the end.
         for (name, value) in Spot::Open(rootfs.as_fd()).xattrs()? {
             if !name.starts_with(b"security.selinux") {
                 Spot::Open(self.top).set_xattr(&name, &value)?;
@@ -628,6 +829,36 @@ impl<'a> Tree<'a> {
         }
         Ok(fs::unlinkat(self.top, &aside, AtFlags::REMOVEDIR)?)
     }
+}
+
+/// Takes away all that is in a directory and was not made by the layer at hand. A directory goes when nothing of that
+/// layer is left in it.
+fn clear(dir: BorrowedFd<'_>, made: &HashSet<u64>, depth: usize) -> Result<()> {
+    if depth > DEEPEST {
+        return Err(error(format!("it hides directories nested more than {DEEPEST} times")));
+    }
+    let mut entries = Vec::new();
+    tree::list(dir, |entry| {
+        entries.push((entry.file_name().to_owned(), tree::type_of(dir, entry)?.is_dir()));
+        Ok(())
+    })?;
+    for (name, is_directory) in entries {
+        let ours = made.contains(&tree::stat(dir, &*name)?.st_ino);
+        if !is_directory {
+            if !ours {
+                fs::unlinkat(dir, &*name, AtFlags::empty())?;
+            }
+            continue;
+        }
+        clear(tree::open(dir, &*name, LIST, STRAIGHT)?.as_fd(), made, depth + 1)?;
+        if !ours {
+            match fs::unlinkat(dir, &*name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The users and groups of the tree itself.

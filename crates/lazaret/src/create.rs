@@ -1,15 +1,18 @@
 //! Making containers, renaming and removing them.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use lazaret_base::{Context, Kind, Result, Undo, error};
 use lazaret_config::{Document, Name};
-use lazaret_image::{Progress, use_directory};
+use lazaret_image::{Facts, Progress, Template};
+use lazaret_net::lease;
 use rustix::fs::{Mode, OFlags, open};
 
 use crate::event::{self, What};
+use crate::image::{self, Found};
 use crate::recover::{collect, recover_locked};
 use crate::store::{Ids, Image, ImageBind, Record, Storage, Store, write_container};
 use crate::{ids, stop};
@@ -45,13 +48,56 @@ pub(crate) fn create_locked(store: &Store, wanted: &Create<'_>, progress: &mut d
     let name = wanted.name;
     recover_locked(store, name)?;
     refuse_taken(store, name)?;
-    let (image, mut notes) = find_image(store, &wanted.document.config().image, progress)?;
-    make(store, wanted, image, &mut notes, progress)
-        .with_context(|| format!("creating `{name}`"))
-        .map(|record| Created { record, notes })
+    let reference = &wanted.document.config().image;
+    let finding = || format!("preparing the image `{reference}`");
+    let Chosen { image, templates, mut notes } = find_image(store, reference, progress).with_context(finding)?;
+    let document = hinted(wanted.document, &image, &mut notes);
+    let wanted = Create { document: &document, ..*wanted };
+    let record = make(store, &wanted, |dir, ids| {
+        let storage = root_file_system(store, dir, &image, ids, &mut notes, progress)?;
+        notes.extend(write_templates(dir, &image, storage, ids, name, &templates)?);
+        Ok(Record::new(image, ids, storage, wanted.ephemeral))
+    });
+    record.with_context(|| format!("creating `{name}`")).map(|record| Created { record, notes })
 }
 
-fn refuse_taken(store: &Store, name: &Name) -> Result<()> {
+/// The configuration with what the image says of itself, where the user has said nothing.
+fn hinted(document: &Document, image: &Image, notes: &mut Vec<String>) -> Document {
+    let mut document = document.clone();
+    let signal = image.program.as_ref().and_then(|program| program.stop_signal.as_deref());
+    if let Some(signal) = signal.filter(|_| document.config().stop_signal.is_none())
+        && document.set("stop_signal", signal).is_err()
+    {
+        notes.push(format!("the image's stop signal `{signal}` is not known here"));
+    }
+    document
+}
+
+/// Writes what the image wants written into each of its containers.
+fn write_templates(
+    dir: &Path,
+    image: &Image,
+    storage: Storage,
+    ids: Option<Ids>,
+    name: &Name,
+    templates: &[Template],
+) -> Result<Vec<String>> {
+    if templates.is_empty() {
+        return Ok(Vec::new());
+    }
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let layer = open(&image.rootfs, flags, Mode::empty()).context("opening the image's tree")?;
+    let (part, shift) = match storage {
+        Storage::Overlay => ("upper", 0),
+        Storage::Copy => ("rootfs", ids.map_or(0, |ids| ids.start)),
+    };
+    let own = open(dir.join(part), flags, Mode::empty()).context("opening the container's tree")?;
+    let architecture = std::env::consts::ARCH;
+    let facts = Facts { name: name.as_str(), architecture, privileged: ids.is_none() };
+    Ok(lazaret_image::seed(templates, &facts, layer.as_fd(), own.as_fd(), shift))
+}
+
+pub(crate) fn refuse_taken(store: &Store, name: &Name) -> Result<()> {
     match store.exists(name) {
         true => Err(error(format!("there is a container `{name}` already"))
             .kind(Kind::Exists)
@@ -60,12 +106,11 @@ fn refuse_taken(store: &Store, name: &Name) -> Result<()> {
     }
 }
 
-fn make(
+/// Makes a container whose files `root` puts into its directory. The caller holds its lock.
+pub(crate) fn make(
     store: &Store,
     wanted: &Create<'_>,
-    image: Image,
-    notes: &mut Vec<String>,
-    progress: &mut dyn FnMut(Progress),
+    root: impl FnOnce(&Path, Option<Ids>) -> Result<Record>,
 ) -> Result<Record> {
     let name = wanted.name;
     let mut undo = Undo::new();
@@ -92,8 +137,7 @@ fn make(
         }
     });
 
-    let storage = root_file_system(store, &dir, &image, ids, notes, progress)?;
-    let record = Record::new(image, ids, storage, wanted.ephemeral);
+    let record = root(&dir, ids)?;
     write_container(&dir, wanted.document, &record, !wanted.ephemeral)?;
     // Under the lock of all, so that whoever collects abandoned ids sees the name or the workshop.
     let _all = store.lock_all()?;
@@ -101,6 +145,10 @@ fn make(
         // Whoever is to keep it may be killed before it does: the next command sees that nobody does.
         store.announce(name)?;
         undo.push(|| drop(store.forget_run(name)));
+    }
+    if !record.image.rootfs.exists() {
+        // Whoever removes an image looks for its containers under this lock.
+        return Err(error(format!("the image `{}` was removed meanwhile", record.image.name)).kind(Kind::NotFound));
     }
     store.publish(&dir, name)?;
     undo.keep();
@@ -110,38 +158,39 @@ fn make(
     Ok(record)
 }
 
-/// Finds what a container is to be made from; unpacks an archive that was not seen before.
-pub fn find_image(store: &Store, reference: &str, progress: &mut dyn FnMut(Progress)) -> Result<(Image, Vec<String>)> {
-    let finding = || format!("preparing the image `{reference}`");
-    let images = store.images()?;
+/// What a container is to be made from.
+pub struct Chosen {
+    /// As the container remembers it.
+    pub image: Image,
+    /// What the image wants written into each of its containers.
+    pub templates: Vec<Template>,
+    /// What the user should know, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Finds what a container is to be made from; unpacks an archive that was not seen before. Nothing is fetched: see
+/// [`image::ensure`].
+pub fn find_image(store: &Store, reference: &str, progress: &mut dyn FnMut(Progress)) -> Result<Chosen> {
     if reference == "host" {
-        let host = images.host().with_context(finding)?;
+        let host = store.images()?.host()?;
         let binds = host.binds.into_iter().map(|b| ImageBind { source: b.source, target: b.target }).collect();
         let layer = host.layer.id.to_string();
-        let image = Image { name: "host".into(), layer, rootfs: host.layer.rootfs, binds, bare: true };
-        return Ok((image, host.layer.warnings));
+        let image = Image { name: "host".into(), layer, rootfs: host.layer.rootfs, binds, bare: true, program: None };
+        return Ok(Chosen { image, templates: Vec::new(), notes: host.layer.warnings });
     }
-    let path = std::path::absolute(reference).with_context(finding)?;
-    let kind = fs::metadata(&path)
-        .with_context(finding)
-        .hint("an image is `host`, a directory, or a tar archive (.tar, .tar.gz, .tar.xz, .tar.zst)")?;
-    let layer = match kind.is_dir() {
-        true => use_directory(&path),
-        false => images.import_tarball(&path, progress),
-    }
-    .with_context(finding)?;
-    let image = Image {
-        name: reference.into(),
-        layer: layer.id.to_string(),
-        rootfs: layer.rootfs,
-        binds: Vec::new(),
-        bare: false,
-    };
-    Ok((image, layer.warnings))
+    let Found { name, layer, image } = image::find(store, reference, progress)?;
+    let (templates, program, asks) =
+        image.map_or_else(Default::default, |image| (image.templates, image.program, image.about.requirements));
+    let mut notes = layer.warnings;
+    // What weakens the wall is the user's to decide.
+    notes.extend(asks.iter().map(|ask| format!("the image asks for `{ask}`, which is not set by itself")));
+    let (id, binds) = (layer.id.to_string(), Vec::new());
+    let image = Image { name, layer: id, rootfs: layer.rootfs, binds, bare: false, program };
+    Ok(Chosen { image, templates, notes })
 }
 
 /// The container's own part of its root file system.
-fn root_file_system(
+pub(crate) fn root_file_system(
     store: &Store,
     dir: &Path,
     image: &Image,
@@ -156,12 +205,7 @@ fn root_file_system(
     let layer = open(&image.rootfs, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .with_context(|| format!("opening the image's tree `{}`", image.rootfs.display()))?;
     let Some(why_not) = why_not else {
-        for part in ["upper", "work"] {
-            fs::DirBuilder::new().mode(0o755).create(dir.join(part)).with_context(|| format!("making `{part}`"))?;
-        }
-        // The overlay's root takes its mode from here.
-        let mode = rustix::fs::fstat(&layer)?.st_mode & 0o7777;
-        fs::set_permissions(dir.join("upper"), fs::Permissions::from_mode(mode)).context("making `upper`")?;
+        make_upper(dir, layer.as_fd())?;
         return Ok(Storage::Overlay);
     };
     notes.push(format!(
@@ -171,9 +215,17 @@ fn root_file_system(
     fs::DirBuilder::new().mode(0o755).create(&rootfs).context("making `rootfs`")?;
     let into = open(&rootfs, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let shift = ids.map_or(0, |ids| ids.start);
-    use std::os::fd::AsFd;
     lazaret_image::copy_shifted(layer.as_fd(), into.as_fd(), shift, progress).context("copying the image")?;
     Ok(Storage::Copy)
+}
+
+/// What an overlay writes to: as empty as can be, and the root's attributes are those of the layer below.
+pub(crate) fn make_upper(dir: &Path, below: BorrowedFd<'_>) -> Result<()> {
+    for part in ["upper", "work"] {
+        fs::DirBuilder::new().mode(0o755).create(dir.join(part)).with_context(|| format!("making `{part}`"))?;
+    }
+    let upper = open(dir.join("upper"), OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    lazaret_image::dress_root(&upper, below).context("making `upper`")
 }
 
 /// Gives a stopped container another name.
@@ -196,6 +248,7 @@ pub fn rename(store: &Store, from: &Name, to: &Name) -> Result<()> {
     }
     let _all = store.lock_all()?;
     store.rename(from, to)?;
+    lease::rename(&store.network().leases(), from.as_str(), to.as_str());
     event::tell(store, from, What::Renamed, Some(to.to_string()));
     Ok(())
 }
@@ -228,6 +281,7 @@ pub fn destroy(store: &Store, name: &Name, force: bool) -> Result<()> {
 pub(crate) fn remove(store: &Store, name: &Name) -> Result<()> {
     let removing = || format!("removing `{name}`");
     let record = store.record(name);
+    lease::remove(&store.network().leases(), name.as_str());
     let workshop = store.retire(name).with_context(removing)?;
     // Its files bear no ids of their own, so the range can go before they are gone.
     if let Ok(Record { ids: Some(ids), .. }) = record {

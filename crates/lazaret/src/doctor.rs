@@ -1,5 +1,7 @@
 //! What this machine can and cannot do, and how to mend it.
 
+mod network;
+
 use std::fs;
 use std::path::Path;
 
@@ -56,6 +58,7 @@ pub fn examine(store: &Store) -> Result<Vec<Check>> {
     checks.push(seccomp());
     checks.push(label());
     checks.extend(subordinate_ids(store)?);
+    checks.extend(network::examine(store));
     checks.push(leftovers(store)?);
     Ok(checks)
 }

@@ -50,6 +50,10 @@ pub enum What {
     Stopped,
     /// It has another name.
     Renamed,
+    /// It can be what it is now again; the detail is the label.
+    Snapshotted,
+    /// It is what it was when a snapshot was taken; the detail is the label.
+    RolledBack,
     /// It is gone.
     Destroyed,
 }
@@ -65,6 +69,8 @@ impl std::fmt::Display for What {
             What::Stopping => "stopping",
             What::Stopped => "stopped",
             What::Renamed => "renamed",
+            What::Snapshotted => "snapshotted",
+            What::RolledBack => "rolledback",
             What::Destroyed => "destroyed",
         })
     }

@@ -94,8 +94,8 @@ pub fn exec(
     if with_terminal && let Some(term) = variable("TERM") {
         environment.push(("TERM".into(), term));
     }
-    environment.extend(start::passed(&running.config, variable));
-    environment.extend(running.config.env.clone());
+    let passed = start::passed(&running.config, variable);
+    environment.extend(start::environment(&store.record(name)?, passed, &running.config));
     environment.extend(command.environment.iter().cloned());
     let command = Command { environment, ..command.clone() };
     let target = running.target(store, name)?;
@@ -107,11 +107,11 @@ pub fn exec(
         let ours = attach::Stdio::Terminal(relay::window(stdio[0]));
         let Attached { child, terminal } = attach::attach(&target, &command, ours, heard)?;
         return match terminal {
-            Some(terminal) => relay::terminal(child.pidfd.as_fd(), stdio[0], stdio[1], terminal, signals),
+            Some(terminal) => relay::terminal(child.pidfd.as_fd(), stdio[0], stdio[1], terminal, signals, None),
             None => Ended::of(child.pidfd.as_fd()),
         };
     }
     let ends = Ends::of(stdio)?;
     let attached = attach::attach(&target, &command, attach::Stdio::Given(ends.for_command()), heard)?;
-    ends.serve(attached.child.pidfd.as_fd(), signals)
+    ends.serve(attached.child.pidfd.as_fd(), signals, None)
 }

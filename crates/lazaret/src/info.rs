@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use lazaret_base::Result;
-use lazaret_config::{Config, Name, live_changes};
+use lazaret_config::{Config, Mode, Name, Network as Settings, live_changes};
 use lazaret_runtime::cgroup::{self, Group, Hierarchies};
 use serde::Serialize;
 
+use crate::network;
 use crate::store::{Ids, Phase, Record, RunState, Storage, Store};
 
 /// Whether and how a container runs.
@@ -253,6 +254,8 @@ pub struct Info {
     pub usage: Option<Usage>,
     /// What holds it in, as the kernel says.
     pub confinement: Option<Confinement>,
+    /// How it is connected, if it is.
+    pub network: Option<network::Attachment>,
     /// Holes in the wall that the user asked for.
     pub openings: Vec<String>,
     /// Its configuration as it is written.
@@ -289,10 +292,20 @@ pub fn info(store: &Store, name: &Name) -> Result<Info> {
         cgroup: run.as_ref().map(|run| run.group.base.clone()),
         usage: run.as_ref().map(|run| usage(&run.group, &trees)),
         confinement: run.as_ref().and_then(|run| confinement(run.init)),
+        network: run.as_ref().and_then(|run| connection(store, name, run)),
         config,
         at_next_start,
         notes: run.map(|run| run.notes).unwrap_or_default(),
     })
+}
+
+/// netd tells; while there is none, the keeper's word has to do.
+fn connection(store: &Store, name: &Name, run: &RunState) -> Option<network::Attachment> {
+    let attached = run.network.clone()?;
+    match network::look(store, name) {
+        Ok(Some(attachment)) => Some(attachment),
+        _ => Some(network::Attachment { name: name.to_string(), attached, ..network::Attachment::default() }),
+    }
 }
 
 /// What weakens the wall, in a sentence each, by what the user asked for.
@@ -316,8 +329,46 @@ pub fn openings(config: &Config, record: &Record) -> Vec<String> {
     if !config.env_pass.is_empty() {
         openings.push(format!("variables let in: {}", list(config.env_pass.clone())));
     }
+    openings.extend(network_openings(&config.network));
     for bind in &record.image.binds {
         openings.push(format!("sees the host's `{}`, read-only", bind.source.display()));
+    }
+    openings
+}
+
+/// What a network lets through beyond the Internet.
+fn network_openings(settings: &Settings) -> Vec<String> {
+    let mut openings = Vec::new();
+    match &settings.mode {
+        Mode::None => return openings,
+        Mode::Host => {
+            openings.push("shares the host's network: all that listens on 127.0.0.1 is open to it".into());
+            return openings;
+        }
+        Mode::Internet => {}
+        mode => {
+            openings.push(format!("is in the network of `{mode}`, where no policy of ours holds"));
+            return openings;
+        }
+    }
+    let list = |words: Vec<String>| words.join(", ");
+    if settings.lan {
+        openings.push("reaches the LAN".into());
+    }
+    if settings.host {
+        openings.push("reaches services of the host".into());
+    }
+    if !settings.peers.is_empty() {
+        let peers = settings.peers.iter().map(ToString::to_string).collect();
+        openings.push(format!("reaches containers that name it, too: {}", list(peers)));
+    }
+    if !settings.allow.is_empty() {
+        let allow = settings.allow.iter().map(ToString::to_string).collect();
+        openings.push(format!("reaches also: {}", list(allow)));
+    }
+    if !settings.publish.is_empty() {
+        let publish = settings.publish.iter().map(ToString::to_string).collect();
+        openings.push(format!("is reached by ports of the host: {}", list(publish)));
     }
     openings
 }

@@ -19,16 +19,18 @@ use lazaret_runtime::spawn::{self, Inject, Started, Victim};
 use lazaret_runtime::systemd::{self, Manager, Scope};
 use lazaret_sys::process::{close_from, exit_now, set_command_line};
 use lazaret_sys::signal;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitId, WaitIdOptions, getpid, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, waitid};
 
 use crate::console::{Client, Console, Log};
 use crate::event::{self, What};
+use crate::network::{Connection, Ending};
 use crate::recover::clear_group;
+use crate::relay::Beside;
 use crate::start::{Answer, Request, answer, group_of, read_request, spec};
 use crate::store::{Alive, Phase, Record, RunState, Store};
-use crate::{create, label, process, stop};
+use crate::{cache, create, label, process, stop};
 
 /// The life of a keeper that is our program started anew: told on its standard input what to keep, it answers there.
 /// The exit status is for nobody.
@@ -153,6 +155,8 @@ pub(crate) struct Keeper {
     alive: Alive,
     /// The lock of the command that is its own keeper, until the start is over.
     pub(crate) lock: Option<Lock>,
+    /// Its connection to the network, while there is one.
+    network: Option<Connection>,
 }
 
 impl Keeper {
@@ -176,6 +180,7 @@ impl Keeper {
             group: group_of(&store, &name, &host),
             capabilities: Capabilities::of(document.config()).0,
             label: None,
+            network: None,
             notes: Vec::new(),
         };
         let listener = crate::console::listen(&store, &name)?;
@@ -192,6 +197,7 @@ impl Keeper {
             in_scope: false,
             alive,
             lock: None,
+            network: None,
         })
     }
 
@@ -222,6 +228,7 @@ impl Keeper {
             // A reboot from inside finds us there.
             self.in_scope = true;
         }
+        self.with_cache(|keeper| cache::prepare(&keeper.store, &keeper.name, &keeper.record, keeper.document.config()));
         let mut config = self.document.config().clone();
         if config.apparmor.is_none() {
             match label::default_label(&self.host) {
@@ -235,12 +242,27 @@ impl Keeper {
         self.record_confinement(&plan)?;
         let owner = self.record.ids.map_or(0, |ids| ids.start);
         // Should we be killed, the sides of the start may outlive us by a moment: not as if they were us.
-        let private = [self.alive.as_fd()].into_iter().chain(self.lock.as_ref().map(AsFd::as_fd)).collect();
-        let started = spawn::start(spawn::Start { plan: &plan, owner, stdio, private, inject })?;
+        let network = Connection::new(&self.store, &self.name, self.document.config(), self.record.ephemeral)?;
+        let netd = network.shared_line();
+        let network = self.network.insert(network);
+        let private = [self.alive.as_fd()].into_iter().chain(self.lock.as_ref().map(AsFd::as_fd));
+        let private = private.chain(netd.as_deref().map(AsFd::as_fd)).collect();
+        let connect = Some(&mut *network as &mut dyn spawn::Connect);
+        let started = spawn::start(spawn::Start { plan: &plan, owner, stdio, private, network: connect, inject })?;
+        self.state.network = network.attached.clone();
+        self.state.notes.extend(network.attached.iter().flat_map(|attached| attached.notes.clone()));
         self.state.init = started.init.pid.as_raw_nonzero().get();
         self.state.init_started = process::started(started.init.pid).unwrap_or_default();
+        self.with_cache(|keeper| cache::offer(&keeper.store, keeper.document.config(), started.init.pidfd.as_fd()));
         self.record_state(Phase::Running, What::Running, None)?;
         Ok(started)
+    }
+
+    /// To be without the package cache is no reason not to start.
+    fn with_cache(&mut self, act: impl FnOnce(&Keeper) -> Result<()>) {
+        if let Err(e) = act(self) {
+            self.state.notes.push(format!("the package cache is not used: {e}"));
+        }
     }
 
     /// What the plan says that commands in the running container need to know again.
@@ -303,7 +325,9 @@ impl Keeper {
                 self.give_back()?;
                 return Ok(ended);
             }
+            let network = self.network.take().map(Connection::begin_end);
             clear_group(&self.state.group, &self.host.cgroups)?;
+            network.into_iter().for_each(Ending::finish);
             // What was changed while it ran holds from now on.
             self.document = self.store.document(&self.name)?;
             started = self.start(None, None, None)?;
@@ -311,7 +335,7 @@ impl Keeper {
     }
 
     /// Waits on events until process 1 has ended. Clients stay connected beyond that.
-    fn attend(&self, started: &Started, clients: &mut Vec<Client>) -> Result<Ended> {
+    fn attend(&mut self, started: &Started, clients: &mut Vec<Client>) -> Result<Ended> {
         let signals = signal::watch(&[Signal::TERM.as_raw(), Signal::INT.as_raw(), Signal::HUP.as_raw()])?;
         let log = Log::open(&self.store, &self.name, self.document.config().console_log.bytes());
         let mut console = Console::new(&started.console, log, std::mem::take(clients))?;
@@ -321,9 +345,14 @@ impl Keeper {
                 PollFd::new(&signals, PollFlags::IN),
                 PollFd::new(&self.listener, PollFlags::IN),
             ];
-            let fixed = fds.len();
+            let mut fixed = fds.len();
+            if let Some(line) = self.network.as_ref().and_then(Connection::line) {
+                fds.push(PollFd::from_borrowed_fd(line, PollFlags::IN));
+                fixed += 1;
+            }
             console.watch(&mut fds);
-            match poll(&mut fds, console.held_up().as_ref()) {
+            let due = self.network.as_ref().and_then(Connection::until_due);
+            match poll(&mut fds, sooner(console.held_up(), due).as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e).context("waiting for events"),
             }
@@ -332,6 +361,9 @@ impl Keeper {
             console.serve(&ready[fixed..]);
             if !ready[2].is_empty() {
                 console.accept(self.listener.as_fd());
+            }
+            if (fixed > 3 && !ready[3].is_empty()) || due.is_some() {
+                self.network.iter_mut().for_each(|network| network.mend(&self.store, started.init.pid));
             }
             if !ready[1].is_empty() && signal::next(signals.as_fd())?.is_some() {
                 // The host goes down, or somebody wants us gone: the container is asked to end first.
@@ -344,18 +376,60 @@ impl Keeper {
         }
     }
 
+    /// What a keeper that waits for its own command sees to beside it.
+    pub(crate) fn beside(&mut self, init: Pid) -> Mending<'_> {
+        Mending { network: self.network.as_mut(), store: &self.store, init }
+    }
+
     /// Gives back everything that the run used. Does as much as it can, and says what it could not.
     pub(crate) fn give_back(&mut self) -> Result<()> {
+        // netd is at it meanwhile.
+        let network = self.network.take().map(Connection::begin_end);
         let cleared = clear_group(&self.state.group, &self.host.cgroups);
+        network.into_iter().for_each(Ending::finish);
         if self.record.ephemeral {
             event::tell(&self.store, &self.name, What::Stopped, None);
             // It goes first: if this is as far as we get, the next command finds what is left of the run, and it.
             let removed = create::remove(&self.store, &self.name);
             return cleared.and(removed).and(self.store.forget_run(&self.name));
         }
+        // What stays is taken away by the next start, or when the cache is switched off.
+        let _ = cache::withdraw(&self.store, &self.name, &self.record);
         let forgotten = self.store.forget_run(&self.name);
         event::tell(&self.store, &self.name, What::Stopped, None);
         cleared.and(forgotten)
+    }
+}
+
+/// The connection to the network, while its keeper waits for something else.
+pub(crate) struct Mending<'a> {
+    network: Option<&'a mut Connection>,
+    store: &'a Store,
+    init: Pid,
+}
+
+impl Beside for Mending<'_> {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.network.as_ref().and_then(|network| network.line())
+    }
+
+    fn until_due(&self) -> Option<Duration> {
+        self.network.as_ref().and_then(|network| network.until_due())
+    }
+
+    fn see_to_it(&mut self) {
+        if let Some(network) = &mut self.network {
+            network.mend(self.store, self.init);
+        }
+    }
+}
+
+/// The shorter of two times to wait.
+fn sooner(one: Option<Timespec>, other: Option<Duration>) -> Option<Timespec> {
+    let other = other.map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) });
+    match (one, other) {
+        (Some(one), Some(other)) => Some(std::cmp::min_by_key(one, other, |time| (time.tv_sec, time.tv_nsec))),
+        (one, other) => one.or(other),
     }
 }
 

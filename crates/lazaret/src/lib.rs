@@ -3,26 +3,36 @@
 //! There is no daemon. Each function here is a short act of whoever calls it; what must live as long as a
 //! container is its [`keeper`].
 
+pub mod build;
+pub mod cache;
 pub mod console;
+pub mod copy;
 pub mod create;
+pub mod df;
+pub mod diff;
 pub mod doctor;
 pub mod event;
 pub mod exec;
 mod ids;
+pub mod image;
 pub mod info;
 pub mod keeper;
 mod label;
 pub mod limit;
+pub mod network;
 mod process;
+pub mod publish;
 pub mod recover;
 pub mod relay;
 pub mod run;
+pub mod snapshot;
 pub mod start;
 pub mod stop;
 mod store;
+pub mod transfer;
 
-pub use lazaret_image::Progress;
-pub use store::{Ids, Image, Phase, Record, RunState, Storage, Store, Workshop};
+pub use lazaret_image::{Network, Progress, Stage};
+pub use store::{Ids, Image, Label, LayerId, Phase, Record, RunState, Snapshot, Storage, Store, Why, Workshop};
 
 pub use lazaret_config as config;
 pub use lazaret_runtime as runtime;

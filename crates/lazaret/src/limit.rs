@@ -5,6 +5,7 @@ use lazaret_config::{Config, Document, Name, live_changes};
 use lazaret_runtime::cgroup::{self, Limit};
 
 use crate::exec::running;
+use crate::network;
 use crate::recover::recover_locked;
 use crate::store::Store;
 
@@ -64,17 +65,21 @@ fn apply(store: &Store, name: &Name, document: &Document) -> Result<Changed> {
     let (group, trees) = (&running.state.group, &running.host.cgroups);
     let mut to_write = cgroup::limits(wanted, Some(&in_force), group, trees)?;
     to_write.extend(cgroup::io_limits(wanted, &in_force.io, group, trees)?);
+    let mut before = cgroup::limits(&in_force, Some(wanted), group, trees)?;
+    before.extend(cgroup::io_limits(&in_force, &wanted.io, group, trees)?);
     if let Err((at, e)) = write_all(&to_write) {
-        let mut back = cgroup::limits(&in_force, Some(wanted), group, trees)?;
-        back.extend(cgroup::io_limits(&in_force, &wanted.io, group, trees)?);
         // As far as it goes: what the kernel held before, it takes again.
-        let _ = write_all(&back);
+        let _ = write_all(&before);
         return Err(e).with_context(|| format!("limiting `{name}`: the kernel refuses `{}`", to_write[at].value));
     }
     // What needs a restart is not in force, and the record of what is must not say so.
     let mut now = in_force.clone();
     for key in &live {
         take_over(&mut now, wanted, key);
+    }
+    if let Err(e) = network::change(store, name, &running, &now.network) {
+        let _ = write_all(&before);
+        return Err(e);
     }
     store.write_running_config(name, &now)?;
     Ok(Changed { live, at_next_start })
@@ -109,6 +114,18 @@ fn take_over(now: &mut Config, wanted: &Config, key: &str) {
         "env_pass" => now.env_pass = wanted.env_pass,
         "stop_timeout" => now.stop_timeout = wanted.stop_timeout,
         "stop_signal" => now.stop_signal = wanted.stop_signal,
+        "auto_snapshots" => now.auto_snapshots = wanted.auto_snapshots,
+        "network.internet" => now.network.internet = wanted.network.internet,
+        "network.lan" => now.network.lan = wanted.network.lan,
+        "network.host" => now.network.host = wanted.network.host,
+        "network.peers" => now.network.peers = wanted.network.peers,
+        "network.allow" => now.network.allow = wanted.network.allow,
+        "network.deny" => now.network.deny = wanted.network.deny,
+        "network.publish" => now.network.publish = wanted.network.publish,
+        "network.rate_up" => now.network.rate_up = wanted.network.rate_up,
+        "network.rate_down" => now.network.rate_down = wanted.network.rate_down,
+        "network.dns" => now.network.dns = wanted.network.dns,
+        "network.host_mode_confirmed" => now.network.host_mode_confirmed = wanted.network.host_mode_confirmed,
         _ => {}
     }
 }
@@ -125,6 +142,10 @@ mod tests {
             // Its own example differs from the default.
             let text = match key.entries {
                 Some(_) => format!("[{}]\n{}\n", key.name, key.example),
+                None if key.name.contains('.') => {
+                    let section = key.name.split_once('.').map_or("", |(section, _)| section);
+                    format!("memory = \"1G\"\n[{section}]\n{}\n", key.example)
+                }
                 None => format!("memory = \"1G\"\n{}\n", key.example).replace("memory = \"1G\"\nmemory", "memory"),
             };
             wanted = Document::parse("t", &text).unwrap_or_else(|e| panic!("{}: {e}\n{wanted}", key.name));

@@ -26,6 +26,8 @@ pub fn recover(store: &Store) -> Result<()> {
         // It is in nobody's way: what can't be removed now, as on a read-only disk, is tried again next time.
         let _ = collect(store);
     }
+    // Packages come without it, too.
+    let _ = crate::cache::mend(store);
     Ok(())
 }
 
@@ -39,8 +41,11 @@ fn recover_one(store: &Store, name: &Name) -> Result<()> {
 
 /// The same for a command that holds the container's lock.
 pub(crate) fn recover_locked(store: &Store, name: &Name) -> Result<()> {
-    if !store.run_dir_exists(name) || store.is_kept(name)? {
-        return Ok(());
+    if !store.run_dir_exists(name) {
+        return settle(store, name);
+    }
+    if store.is_kept(name)? {
+        return thaw(store, name);
     }
     // With this in hand we are what the keeper would be: nobody else begins or ends here.
     let Some(_alive) = store.keep(name)? else { return Ok(()) };
@@ -61,6 +66,27 @@ pub(crate) fn recover_locked(store: &Store, name: &Name) -> Result<()> {
     }
     store.forget_run(name)?;
     stopped();
+    settle(store, name)
+}
+
+/// Finishes what a killed command had decided about a container's layers.
+fn settle(store: &Store, name: &Name) -> Result<()> {
+    match store.record(name) {
+        Ok(mut record) => store.settle(name, &mut record),
+        // What is wrong with it is told by whoever needs it.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Thaws what a killed command froze for a moment.
+fn thaw(store: &Store, name: &Name) -> Result<()> {
+    if !store.is_frozen_for_a_moment(name) {
+        return Ok(());
+    }
+    if let Some(state) = store.run_state(name)? {
+        cgroup::freeze(&state.group.payload(&Hierarchies::probe()?), false, LAST_BREATH)?;
+    }
+    store.forget_freeze(name);
     Ok(())
 }
 
@@ -70,12 +96,19 @@ pub(crate) fn clear_group(group: &Group, trees: &Hierarchies) -> Result<()> {
     cgroup::remove(group, trees)
 }
 
-/// Takes away what killed commands left half-made: trees and id ranges. Takes the lock of all.
+/// Takes away what killed commands left half-made, trees and id ranges, and layers that nobody needs any more. Takes
+/// the lock of all.
 pub fn collect(store: &Store) -> Result<()> {
     let all = store.lock_all()?;
+    let mut retired = Vec::new();
     if store.clear_abandoned()? {
         ids::release_abandoned(store)?;
+        retired = store.retire_layers()?;
+    } else {
+        store.sweep_later();
     }
     drop(all);
-    store.images()?.collect().map(drop)
+    // What takes long is done while others work on.
+    let cleared = retired.into_iter().map(|workshop| store.clear(workshop)).fold(Ok(()), Result::and);
+    cleared.and(store.images()?.collect().map(drop))
 }

@@ -7,10 +7,12 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use std::time::Duration;
+
 use lazaret_base::{Context, Kind, Result, error};
 use lazaret_sys::process::Child;
 use lazaret_sys::signal;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -118,10 +120,10 @@ impl<'a> Ends<'a> {
 
     /// Copies until the process has ended. Our copies of its ends are closed first, or its end would go unseen.
     /// `signals` are of [`signals`].
-    pub fn serve(self, child: BorrowedFd<'_>, signals: OwnedFd) -> Result<Ended> {
+    pub fn serve(self, child: BorrowedFd<'_>, signals: OwnedFd, beside: Option<&mut dyn Beside>) -> Result<Ended> {
         let Ends { given, pumps } = self;
         drop(given);
-        session(child, pumps, None, &signals)
+        session(child, pumps, None, &signals, beside)
     }
 }
 
@@ -132,6 +134,7 @@ pub fn terminal(
     output: BorrowedFd<'_>,
     theirs: OwnedFd,
     signals: OwnedFd,
+    beside: Option<&mut dyn Beside>,
 ) -> Result<Ended> {
     set_nonblocking(&theirs)?;
     let raw = Raw::enter(input)?;
@@ -140,7 +143,7 @@ pub fn terminal(
     fit_window(input, third.as_fd());
     let pump = |from, to| Pump { from, to: Some(to), waiting: VecDeque::new(), ended: false };
     let pumps = vec![pump(Side::Callers(input), Side::Ours(theirs)), pump(Side::Ours(second), Side::Callers(output))];
-    let ended = session(child, pumps, Some((input, third.as_fd())), &signals);
+    let ended = session(child, pumps, Some((input, third.as_fd())), &signals, beside);
     drop(raw);
     ended
 }
@@ -168,15 +171,30 @@ pub fn signals() -> Result<OwnedFd> {
     Ok(signal::watch(&watched)?)
 }
 
+/// What is seen to while a command runs and has nothing to do with it.
+pub trait Beside {
+    /// What it waits for.
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+    /// How long it waits at most.
+    fn until_due(&self) -> Option<Duration>;
+    /// It is ready, or it is time.
+    fn see_to_it(&mut self);
+}
+
 /// The loop of all of them.
 fn session(
     child: BorrowedFd<'_>,
     mut pumps: Vec<Pump<'_>>,
     window: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
     signals: &OwnedFd,
+    mut beside: Option<&mut dyn Beside>,
 ) -> Result<Ended> {
     loop {
         let mut fds = vec![PollFd::from_borrowed_fd(child, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        let waits_beside = beside.as_ref().and_then(|beside| beside.fd());
+        let due = beside.as_ref().and_then(|beside| beside.until_due());
+        fds.extend(waits_beside.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let fixed = fds.len();
         let mut at = Vec::new();
         for (index, pump) in pumps.iter().enumerate() {
             if let Some((fd, wanted)) = pump.wants() {
@@ -184,14 +202,18 @@ fn session(
                 at.push(index);
             }
         }
-        match poll(&mut fds, None) {
+        let timeout = due.map(|due| Timespec { tv_sec: due.as_secs() as i64, tv_nsec: due.subsec_nanos().into() });
+        match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => return Err(e).context("waiting for the command"),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
-        for (index, _) in at.iter().zip(&ready[2..]).filter(|(_, ready)| **ready) {
+        for (index, _) in at.iter().zip(&ready[fixed..]).filter(|(_, ready)| **ready) {
             pumps[*index].work();
+        }
+        if let Some(beside) = beside.as_mut().filter(|_| ready[2..fixed].contains(&true) || due.is_some()) {
+            beside.see_to_it();
         }
         if ready[1] {
             while let Some(number) = signal::next(signals.as_fd())? {
@@ -398,7 +420,7 @@ fn unescape(typed: &[u8], escaped: &mut bool) -> (Vec<u8>, bool) {
 
 /// A child whose end is waited for without copying anything.
 pub fn wait(child: &Child) -> Result<Ended> {
-    session(child.pidfd.as_fd(), Vec::new(), None, &signals()?)
+    session(child.pidfd.as_fd(), Vec::new(), None, &signals()?, None)
 }
 
 #[cfg(test)]

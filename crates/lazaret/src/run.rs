@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use lazaret_base::{Lock, Result, error};
+use lazaret_base::{Kind, Lock, Result, error};
 use lazaret_config::{Document, Name};
 use lazaret_image::Progress;
 use lazaret_runtime::plan::OurInit;
@@ -12,7 +12,7 @@ use crate::create::{Create, create_locked};
 use crate::keeper::{Ended, Keeper};
 use crate::relay::{self, Ends};
 use crate::start::{Request, passed};
-use crate::store::Store;
+use crate::store::{Record, Store};
 
 /// What to run.
 pub struct Run<'a> {
@@ -59,16 +59,36 @@ pub fn run(
     }
     environment.extend(run.environment);
     let request = Request { root: store.root().map(Into::into), name: name.clone(), environment, inject: None };
+    let (command, user, cwd) = program(&created.record, run.command, run.user, run.cwd);
+    if command.is_empty() {
+        discard(store, &name);
+        let e = error("there is nothing to run: the image names no program").kind(Kind::Invalid);
+        return Err(e.hint("name a command: lazaret run … -- sh; or boot it: lazaret create, lazaret start"));
+    }
     let ours = OurInit {
-        command: run.command,
-        user: run.user,
-        cwd: run.cwd,
+        command,
+        user,
+        cwd,
         inherit_stdio: !with_terminal,
         terminal: with_terminal,
         window: relay::window(stdio[0]).map(|size| (size.ws_row, size.ws_col)),
     };
     let ended = attend(store, lock, &request, ours, stdio, !run.keep)?;
     Ok((ended, name))
+}
+
+/// What is run, by whom and where: what the user says, and for the rest what the image says. Its entry point comes
+/// before the user's words.
+fn program(
+    record: &Record,
+    words: Vec<String>,
+    user: Option<String>,
+    cwd: Option<String>,
+) -> (Vec<String>, Option<String>, Option<String>) {
+    let Some(image) = &record.image.program else { return (words, user, cwd) };
+    let words = if words.is_empty() { image.command.clone() } else { words };
+    let command = image.entrypoint.iter().cloned().chain(words).collect();
+    (command, user.or(image.user.clone()), cwd.or(image.directory.clone()))
 }
 
 fn attend(
@@ -84,8 +104,7 @@ fn attend(
         Ok(keeper) => keeper,
         Err(e) => {
             if ephemeral {
-                let _ = crate::create::remove(store, name);
-                let _ = store.forget_run(name);
+                discard(store, name);
             }
             return Err(e);
         }
@@ -95,12 +114,14 @@ fn attend(
     let ended = if with_terminal {
         let Started { init, console, outgrown: _outgrown } = keeper.start(Some(ours), None, None)?;
         keeper.lock = None;
-        relay::terminal(init.pidfd.as_fd(), stdio[0], stdio[1], console, relay::signals()?)
+        let mut beside = keeper.beside(init.pid);
+        relay::terminal(init.pidfd.as_fd(), stdio[0], stdio[1], console, relay::signals()?, Some(&mut beside))
     } else {
         let ends = Ends::of(stdio)?;
         let started = keeper.start(Some(ours), Some(ends.for_command()), None)?;
         keeper.lock = None;
-        ends.serve(started.init.pidfd.as_fd(), relay::signals()?)
+        let mut beside = keeper.beside(started.init.pid);
+        ends.serve(started.init.pidfd.as_fd(), relay::signals()?, Some(&mut beside))
     };
     let given_back = keeper.give_back();
     if ephemeral && let Ok(Some(_lock)) = store.try_lock(name) {
@@ -109,6 +130,13 @@ fn attend(
     let ended = ended?;
     given_back?;
     Ok(ended)
+}
+
+/// Takes a container away that never ran.
+fn discard(store: &Store, name: &Name) {
+    // What stays is removed by the next command.
+    let _ = crate::create::remove(store, name);
+    let _ = store.forget_run(name);
 }
 
 /// `run-` and six letters that no container has yet.

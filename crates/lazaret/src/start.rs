@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use lazaret_base::{Context, Error, Kind, Result, Wire, error, read_bounded};
-use lazaret_config::{Config, Name};
+use lazaret_config::{Config, Init, Name};
 use lazaret_runtime::cgroup::Group;
 use lazaret_runtime::host::Host;
 use lazaret_runtime::plan::{OurInit, Plan, Program, Spec, program};
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::keeper;
 use crate::recover::recover_locked;
+use crate::snapshot;
 use crate::store::{Record, Store};
 
 /// What the keeper is told: over its standard input, if it is our program started anew.
@@ -63,12 +64,17 @@ pub fn start(
     let config = store.document(name)?.config().clone();
     let environment = passed(&config, environment);
     let request = Request { root: store.root().map(Into::into), name: name.clone(), environment, inject };
-    let privileged = store.record(name)?.ids.is_none();
+    let mut record = store.record(name)?;
+    let privileged = record.ids.is_none();
+    let mut said = Vec::new();
+    if config.auto_snapshots > 0 && !config.volatile {
+        said.extend(snapshot::before_start(store, name, &mut record, config.auto_snapshots)?);
+    }
     let mut answer = spawn_keeper(&request, privileged).with_context(|| format!("starting `{name}`"))?;
     let answer = hear(&mut answer).with_context(|| format!("starting `{name}`"))?;
     drop(lock);
     match answer {
-        Answer::Running(notes) => Ok(notes),
+        Answer::Running(notes) => Ok([said, notes].concat()),
         Answer::Failed(e) => Err(Error::from(e).context(format!("starting `{name}`"))),
     }
 }
@@ -166,20 +172,40 @@ pub(crate) fn spec(
 ) -> Spec {
     let program: Program = match ours {
         Some(ours) => Program::Ours(ours),
-        None => program(&config.init, record.image.bare),
+        None => own_program(&config, record),
     };
-    let environment = passed.into_iter().chain(config.env.clone()).collect();
+    let environment = environment(record, passed, &config);
     Spec {
         name: name.clone(),
-        root: store.root_of(name, record),
+        root: store.root_of(name, record, config.volatile),
         binds: record.image.plan_binds(),
         ids: record.ids.map(Into::into),
         group,
         scratch: store.scratch(name),
+        network: crate::network::of(&config),
         program,
         environment,
         config,
     }
+}
+
+/// What a container runs by itself: what its configuration says, or else the program that its image is made for.
+fn own_program(config: &Config, record: &Record) -> Program {
+    match (&config.init, &record.image.program) {
+        (Init::Auto, Some(image)) => Program::Ours(OurInit {
+            command: image.entrypoint.iter().chain(&image.command).cloned().collect(),
+            user: image.user.clone(),
+            cwd: image.directory.clone(),
+            ..OurInit::default()
+        }),
+        (init, _) => program(init, record.image.bare),
+    }
+}
+
+/// The image's variables, those that the caller lets in, and those of the configuration; the last of a name counts.
+pub(crate) fn environment(record: &Record, passed: Vec<(String, String)>, config: &Config) -> Vec<(String, String)> {
+    let image = record.image.program.iter().flat_map(|program| program.environment.clone());
+    image.chain(passed).chain(config.env.clone()).collect()
 }
 
 /// The plan of a start, as it would be carried out now.

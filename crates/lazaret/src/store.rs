@@ -1,14 +1,22 @@
 //! Where everything is kept. Nothing outside this file knows a path under the state directories.
 //!
 //! ```text
-//! STATE/containers/NAME/   container.toml record.json upper/ work/ (or rootfs/) console.log
+//! STATE/containers/NAME/   container.toml record.json upper/ work/ (or rootfs/) snapshots/LABEL.toml console.log
+//! STATE/layers/ID/         what was written to a container before a snapshot; nothing writes to it any more
 //! STATE/images/            the image store
+//! STATE/build/KEY          the layer that a step of a recipe came to
+//! STATE/packages/          packages that were fetched, by digest; settings.json says how many may stay
 //! STATE/ids/START          a taken id range; the file holds the container's name
 //! STATE/tmp/               what is being made or removed
+//! STATE/network/           netd's: the addresses of the bridge, and each container's
 //! RUN/containers/NAME/     alive (locked by the keeper) state.json control scratch/ running.toml filter
 //! RUN/locks/NAME           one command at a time
+//! RUN/netd/                netd's: its socket, and what it has made
+//! RUN/cache/               the socket of the package cache
 //! RUN/events               one line of JSON for each event
 //! ```
+
+mod layers;
 
 use std::ffi::CString;
 use std::fs;
@@ -40,7 +48,7 @@ const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
 /// No file of ours is longer.
 const LONGEST_FILE: usize = 1 << 20;
 
-/// What a container was made of. Written once, at its creation.
+/// What a container was made of, and what became of its layers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
     /// Version of this file.
@@ -55,6 +63,15 @@ pub struct Record {
     pub created: u64,
     /// Whether it goes when it stops.
     pub ephemeral: bool,
+    /// Layers between the image and the one that is written to, topmost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerId>,
+    /// Its snapshots, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<Snapshot>,
+    /// What is decided and still to be done to its files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
 }
 
 /// An image, as a container remembers it.
@@ -70,6 +87,9 @@ pub struct Image {
     pub binds: Vec<ImageBind>,
     /// Whether it has no init by nature, so that ours is its init.
     pub bare: bool,
+    /// What it runs, if it is made for one program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<lazaret_image::Program>,
 }
 
 /// A directory of the host that belongs to an image.
@@ -106,6 +126,9 @@ pub enum Storage {
     Copy,
 }
 
+pub(crate) use layers::Step;
+pub use layers::{Label, LayerId, Pending, Snapshot, Why};
+
 /// Where a running container is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -137,6 +160,9 @@ pub struct RunState {
     pub capabilities: u64,
     /// Its label, if it runs under one.
     pub label: Option<String>,
+    /// How it is connected, if it is.
+    #[serde(default)]
+    pub network: Option<lazaret_net::wire::Attached>,
     /// What could not be done as wished, one sentence each.
     pub notes: Vec<String>,
 }
@@ -193,6 +219,52 @@ impl Store {
     /// The image store.
     pub fn images(&self) -> Result<lazaret_image::Store> {
         lazaret_image::Store::open(&self.state.join("images"))
+    }
+
+    /// The packages that were fetched.
+    pub fn packages(&self) -> Result<lazaret_image::PackageCache> {
+        lazaret_image::PackageCache::open(&self.state.join("packages"))
+    }
+
+    /// What was decided about them; what is usual if nobody has.
+    pub(crate) fn package_settings(&self) -> Result<crate::cache::Settings> {
+        match read_json(&self.state.join("packages/settings.json")) {
+            Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => Ok(crate::cache::Settings::default()),
+            settings => settings,
+        }
+    }
+
+    /// Decides it.
+    pub(crate) fn write_package_settings(&self, settings: &crate::cache::Settings) -> Result<()> {
+        make_private(&self.state.join("packages"))?;
+        let json = serde_json::to_vec_pretty(settings).map_err(|e| error(e.to_string()))?;
+        write_atomic(&self.state.join("packages/settings.json"), &json)
+    }
+
+    /// Where a container that is being worked on is made of.
+    pub(crate) fn made(&self, name: &Name) -> PathBuf {
+        self.container(name)
+    }
+
+    /// The servers that images come from: what `remotes.toml` says, or what is so without it. For the whole machine it
+    /// stands in /etc/lazaret, for an installation of its own in its directory.
+    pub fn remotes(&self) -> Result<lazaret_image::Remotes> {
+        let path = self.remotes_file();
+        match read(&path) {
+            Ok(bytes) => {
+                let shown = path.display().to_string();
+                let text = lazaret_config::decode(&shown, &bytes).map_err(Error::from)?;
+                lazaret_image::Remotes::parse(&shown, text)
+            }
+            Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => Ok(lazaret_image::Remotes::default()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Where the servers are listed.
+    pub fn remotes_file(&self) -> PathBuf {
+        let dir = if self.prefix.is_empty() { Path::new("/etc/lazaret") } else { &self.state };
+        dir.join("remotes.toml")
     }
 
     /// The state directory, for looking at its file system.
@@ -330,14 +402,16 @@ impl Store {
         Ok(None)
     }
 
-    /// The root file system, as the plan wants it.
-    pub(crate) fn root_of(&self, name: &Name, record: &Record) -> Root {
+    /// The root file system, as the plan wants it. Written to in memory, what is on disk is a layer below.
+    pub(crate) fn root_of(&self, name: &Name, record: &Record, in_memory: bool) -> Root {
+        let mut layers = self.lower(record);
+        if in_memory {
+            layers.insert(0, self.written(name, record));
+        }
         match record.storage {
-            Storage::Overlay => Root::Overlay {
-                layers: vec![record.image.rootfs.clone()],
-                own: self.container(name),
-                volatile: record.ephemeral,
-            },
+            Storage::Overlay => {
+                Root::Overlay { layers, own: self.container(name), volatile: record.ephemeral, in_memory }
+            }
             Storage::Copy => Root::Directory(self.container(name).join("rootfs")),
         }
     }
@@ -432,6 +506,50 @@ impl Store {
             remove(&self.run.join("gone"), &entry?.path())?;
         }
         Ok(alone)
+    }
+
+    // --- network ---
+
+    /// The directory of netd's socket.
+    pub(crate) fn netd_dir(&self) -> Result<OwnedFd> {
+        let dir = self.run.join("netd");
+        match open_dir(&dir) {
+            Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => make_private(&dir).and_then(|()| open_dir(&dir)),
+            other => other,
+        }
+    }
+
+    /// The directory of the package cache's socket.
+    pub(crate) fn cache_dir(&self) -> Result<OwnedFd> {
+        let dir = self.run.join("cache");
+        match open_dir(&dir) {
+            Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => make_private(&dir).and_then(|()| open_dir(&dir)),
+            other => other,
+        }
+    }
+
+    /// One process at a time begins or ends the package cache's.
+    pub(crate) fn lock_cache_begin(&self) -> Result<Lock> {
+        Lock::wait(&self.run.join("cache/begin"))
+    }
+
+    /// Where packages are kept.
+    pub(crate) fn packages_dir(&self) -> PathBuf {
+        self.state.join("packages")
+    }
+
+    /// One process at a time begins netd.
+    pub(crate) fn lock_netd_begin(&self) -> Result<Lock> {
+        Lock::wait(&self.run.join("netd/begin"))
+    }
+
+    /// Where netd keeps its things, and what it is called.
+    pub(crate) fn network(&self) -> lazaret_net::netd::Place {
+        lazaret_net::netd::Place {
+            run: self.run.join("netd"),
+            state: self.state.join("network"),
+            tag: self.prefix.trim_end_matches('.').to_owned(),
+        }
     }
 
     // --- ids ---
@@ -597,7 +715,7 @@ impl Workshop {
 
 /// Writes the two files that make a directory a container.
 pub(crate) fn write_container(dir: &Path, document: &Document, record: &Record, durable: bool) -> Result<()> {
-    let bytes = serde_json::to_vec_pretty(record).map_err(|e| error(e.to_string()))?;
+    let bytes = record_text(record)?;
     let write = |name: &str, bytes: &[u8]| match durable {
         true => write_atomic(&dir.join(name), bytes),
         false => write_renamed(dir, name, bytes),
@@ -606,11 +724,26 @@ pub(crate) fn write_container(dir: &Path, document: &Document, record: &Record, 
     write("record.json", &bytes)
 }
 
+fn record_text(record: &Record) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(record).map_err(|e| error(e.to_string()))
+}
+
 impl Record {
     /// A record of a container made now.
     pub(crate) fn new(image: Image, ids: Option<Ids>, storage: Storage, ephemeral: bool) -> Record {
         let created = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
-        Record { format: FORMAT, image, ids, storage, created, ephemeral }
+        let (layers, snapshots, pending) = (Vec::new(), Vec::new(), None);
+        Record { format: FORMAT, image, ids, storage, created, ephemeral, layers, snapshots, pending }
+    }
+}
+
+impl Record {
+    /// What makes the ids on disk those that the container sees.
+    pub(crate) fn shift_to_plain(&self) -> i64 {
+        match (self.storage, self.ids) {
+            (Storage::Copy, Some(ids)) => -i64::from(ids.start),
+            _ => 0,
+        }
     }
 }
 

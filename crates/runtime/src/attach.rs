@@ -86,8 +86,8 @@ pub struct Attached {
 /// but by this. Errors of kind [`Kind::CommandNotFound`] and [`Kind::CommandNotExecutable`] are the
 /// command's; any other is ours.
 ///
-/// What comes in on `signals`, a descriptor of [`signal::watch`], is meant for the command and passed on to its process,
-/// which hears it when it executes. A command that was killed so has no terminal.
+/// What comes in on `signals`, a descriptor of [`signal::watch`], is meant for the command and passed on to its
+/// process, which hears it when it executes. A command that was killed so has no terminal.
 pub fn attach(
     target: &Target<'_>,
     command: &Command,

@@ -37,10 +37,25 @@ pub struct Spec {
     pub group: Group,
     /// An existing directory that the stage may mount over, in its own namespace.
     pub scratch: PathBuf,
+    /// What network it has.
+    pub network: Network,
     /// What runs as process 1.
     pub program: Program,
     /// Variables for process 1, beside those that are always set. Already resolved.
     pub environment: Vec<(String, String)>,
+}
+
+/// What network a container has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// One of its own, with nothing but its loopback interface.
+    #[default]
+    Alone,
+    /// One of its own, which somebody connects while the start goes on (see [`crate::spawn::Connect`]).
+    Connected,
+    /// The host's.
+    Host,
 }
 
 /// A root file system.
@@ -55,6 +70,8 @@ pub enum Root {
         own: PathBuf,
         /// The writable layer need not survive a crash.
         volatile: bool,
+        /// The writable layer is in memory, and ends with the run; `own` stays as it is.
+        in_memory: bool,
     },
     /// A directory of the container's own whose files already bear the container's ids on disk.
     Directory(PathBuf),
@@ -182,8 +199,12 @@ pub enum HostStep {
         /// Hard limit; `None` is no limit.
         hard: Option<u64>,
     },
+    /// Has the connection of the container's network begun, which goes on meanwhile.
+    BeginNetwork,
     /// Takes the finished mount namespace from the stage.
     TakeMounts,
+    /// Waits until the container's network is there, if it is not yet.
+    FinishNetwork,
 }
 
 /// What the stage does.
@@ -210,6 +231,8 @@ pub enum StageStep {
     },
     /// Attaches a mount that the guest has made.
     Attach(Api),
+    /// Shows the host's sysfs, read-only: the kernel makes no new one for who shares the host's network.
+    HostSys,
     /// Makes `/dev` with these nodes.
     Dev {
         /// The nodes.
@@ -266,6 +289,8 @@ pub enum GuestStep {
     HostNameFile(String),
     /// Sets the loopback interface up.
     Loopback,
+    /// Writes into `/etc/resolv.conf` who answers for names, unless somebody else has.
+    Resolver,
     /// Joins a new session keyring.
     Keyring,
     /// Drops capabilities from the bounding set.
@@ -455,11 +480,17 @@ fn groups(steps: &mut Vec<Step>, spec: &Spec, host: &Host) -> Result<()> {
 fn birth(steps: &mut Vec<Step>, spec: &Spec, host: &Host) -> Result<()> {
     let mut push = |step| steps.push(Step::Host(step));
     let payload = spec.group.payload(&host.cgroups);
-    let mut namespaces = vec!["mount", "pid", "net", "uts", "ipc"];
+    let mut namespaces = vec!["mount", "pid", "uts", "ipc"];
+    if spec.network != Network::Host {
+        namespaces.insert(2, "net");
+    }
     if spec.ids.is_some() {
         namespaces.insert(0, "user");
     }
     push(HostStep::Clone { namespaces, cgroup: payload.clone() });
+    if spec.network == Network::Connected {
+        push(HostStep::BeginNetwork);
+    }
     if let Some(range) = spec.ids {
         push(HostStep::MapIds(range));
     }
@@ -491,7 +522,7 @@ fn kernel_mounts(steps: &mut Vec<Step>, spec: &Spec, host: &Host) -> Result<()> 
         });
     }
     push(GuestStep::BecomeRoot);
-    for mount in Api::ALL {
+    for mount in Api::ALL.iter().filter(|mount| spec.network != Network::Host || mount.api != Api::Sys) {
         push(GuestStep::Mount(mount.api));
     }
     push(GuestStep::OpenConsole);
@@ -514,9 +545,12 @@ fn tree(steps: &mut Vec<Step>, spec: &Spec, host: &Host) {
     for bind in &spec.binds {
         push(StageStep::Bind { bind: bind.clone(), id_mapped });
     }
-    for api in [Api::Proc, Api::Sys, Api::Cgroup] {
-        push(StageStep::Attach(api));
-    }
+    push(StageStep::Attach(Api::Proc));
+    push(match spec.network {
+        Network::Host => StageStep::HostSys,
+        Network::Alone | Network::Connected => StageStep::Attach(Api::Sys),
+    });
+    push(StageStep::Attach(Api::Cgroup));
     let nodes = nodes(spec.config.nesting, host);
     push(StageStep::Dev { nodes, owner: owner(spec) });
     for api in [Api::Devpts, Api::Mqueue, Api::Shm, Api::Run] {
@@ -543,6 +577,9 @@ fn tree(steps: &mut Vec<Step>, spec: &Spec, host: &Host) {
         push(StageStep::Seal);
     }
     steps.push(Step::Host(HostStep::TakeMounts));
+    if spec.network != Network::Alone {
+        steps.push(Step::Host(HostStep::FinishNetwork));
+    }
 }
 
 /// The last steps of the guest: who it is, and what it may not.
@@ -559,7 +596,14 @@ fn confinement(steps: &mut Vec<Step>, spec: &Spec) -> Result<()> {
     if !for_one_command {
         push(GuestStep::HostNameFile(host_name));
     }
-    push(GuestStep::Loopback);
+    match spec.network {
+        Network::Alone => push(GuestStep::Loopback),
+        Network::Connected => {
+            push(GuestStep::Loopback);
+            push(GuestStep::Resolver);
+        }
+        Network::Host => push(GuestStep::Resolver),
+    }
     push(GuestStep::Keyring);
     push(GuestStep::Bound(Capabilities::of(config)));
     if config.no_new_privs {
@@ -703,7 +747,9 @@ impl fmt::Display for HostStep {
             HostStep::ResourceLimit { name, soft, hard } => {
                 write!(f, "limiting {name} to {}:{}", Amount(*soft), Amount(*hard))
             }
+            HostStep::BeginNetwork => f.write_str("asking for a network"),
             HostStep::TakeMounts => f.write_str("taking the finished mount namespace"),
+            HostStep::FinishNetwork => f.write_str("connecting the network"),
         }
     }
 }
@@ -724,9 +770,10 @@ impl fmt::Display for StageStep {
         match self {
             StageStep::MakePrivate => f.write_str("separating the mount namespace from the host's"),
             StageStep::Scratch(at) => write!(f, "mounting scratch space over `{}`", at.display()),
-            StageStep::Root { root: Root::Overlay { layers, .. }, id_mapped } => {
+            StageStep::Root { root: Root::Overlay { layers, in_memory, .. }, id_mapped } => {
                 write!(f, "mounting the root: an overlay of {} read-only {}", layers.len(), plural(layers.len()))?;
-                f.write_str(if *id_mapped { ", id-mapped" } else { "" })
+                f.write_str(if *id_mapped { ", id-mapped" } else { "" })?;
+                f.write_str(if *in_memory { ", written to in memory" } else { "" })
             }
             StageStep::Root { root: Root::Directory(dir), .. } => {
                 write!(f, "mounting the root from `{}`", dir.display())
@@ -735,6 +782,7 @@ impl fmt::Display for StageStep {
                 write!(f, "showing `{}` at `/{}`, read-only", bind.source.display(), relative(&bind.target).display())
             }
             StageStep::Attach(api) => write!(f, "attaching {} at `/{}`", api.mount().kind, api.mount().target),
+            StageStep::HostSys => f.write_str("showing the host's `/sys`, read-only"),
             StageStep::Dev { nodes, .. } => write!(f, "making `/dev` with {} nodes", nodes.len()),
             StageStep::Console => f.write_str("putting the console at `/dev/console`"),
             StageStep::Mask(path) => write!(f, "masking `/{path}`"),
@@ -772,6 +820,7 @@ impl fmt::Display for GuestStep {
             GuestStep::HostName(name) => write!(f, "setting the host name to `{name}`"),
             GuestStep::HostNameFile(name) => write!(f, "writing `{name}` to `/etc/hostname`"),
             GuestStep::Loopback => f.write_str("setting the loopback interface up"),
+            GuestStep::Resolver => f.write_str("naming the name servers in `/etc/resolv.conf`"),
             GuestStep::Keyring => f.write_str("joining a new session keyring"),
             GuestStep::Bound(set) => write!(f, "limiting capabilities to {:#x}", set.0),
             GuestStep::Label { label, .. } => write!(f, "taking the label `{label}`"),

@@ -8,6 +8,8 @@ use lazaret_sys::signal;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, getppid, kill_process, waitid};
 
+pub use crate::perform::guest::RESOLVER_MARK;
+pub use crate::perform::host::network_of;
 use crate::perform::{host, stage};
 use crate::plan::{Api, Plan, Side, Step};
 use crate::turn::{End, Fds, Line, Slot};
@@ -34,6 +36,14 @@ pub enum Victim {
     Itself,
 }
 
+/// Who connects a container's network while the start goes on.
+pub trait Connect {
+    /// Has the connection of this network namespace begun, and does not wait for it.
+    fn begin(&mut self, network: OwnedFd) -> Result<()>;
+    /// Waits until the network can be used. Returns what `/etc/resolv.conf` is to say; nothing if that is not up to us.
+    fn finish(&mut self) -> Result<String>;
+}
+
 /// What [`start`] is given beside the plan.
 pub struct Start<'a> {
     /// All that will be done.
@@ -44,6 +54,8 @@ pub struct Start<'a> {
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
     /// Descriptors that are the caller's alone, such as locks: while a copy is open in another process, a lock is held.
     pub private: Vec<BorrowedFd<'a>>,
+    /// For a plan with a network that is not the container's own alone.
+    pub network: Option<&'a mut dyn Connect>,
     /// For tests.
     pub inject: Option<Inject>,
 }
@@ -72,6 +84,7 @@ pub struct HostSide<'a> {
     pub(crate) init: BorrowedFd<'a>,
     pub(crate) stdio: Option<[BorrowedFd<'a>; 3]>,
     private: Vec<BorrowedFd<'a>>,
+    pub(crate) network: Option<&'a mut dyn Connect>,
     guest_line: (Option<Line>, Option<Line>),
     stage: Option<(Child, Line)>,
 }
@@ -92,6 +105,8 @@ pub fn start(start: Start<'_>) -> Result<Started> {
         init: init.as_fd(),
         stdio: start.stdio,
         private: start.private,
+        // By a coercion: what is borrowed for longer is borrowed for this long, too.
+        network: start.network.map(|connect| connect as &mut dyn Connect),
         guest_line: (Some(ours), Some(theirs)),
         stage: None,
     };
@@ -138,7 +153,7 @@ fn drive(side: &mut HostSide<'_>) -> Result<()> {
             Side::Guest => {
                 let line = side.guest_line.0.as_ref().ok_or_else(|| error("there is no guest"))?;
                 let guest = side.guest.as_ref().ok_or_else(|| error("there is no guest"))?;
-                let done = other_turn(line, &mut side.fds, &[Slot::Mounts], turn.end == total);
+                let done = other_turn(line, &mut side.fds, &[Slot::Mounts, Slot::Resolver], turn.end == total);
                 if let Err(Trouble::Step(index, _)) = &done {
                     side.inject_for_guest(*index);
                 }

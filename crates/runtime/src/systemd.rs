@@ -6,6 +6,7 @@
 //! over the socket is the last part of the file.
 
 use std::io::{Read, Write};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -116,6 +117,66 @@ pub fn stop_unit(manager: &Manager, unit: &str, deadline: Duration) -> Result<()
     }
 }
 
+/// Who answers for names behind one link of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkNames<'a> {
+    /// The link's index.
+    pub index: u32,
+    /// The name servers there.
+    pub servers: &'a [IpAddr],
+    /// The domain that they answer for, also completed for names of one word; all other names go elsewhere.
+    pub domain: &'a str,
+}
+
+/// Tells systemd-resolved, by way of the bus at `bus` (org.freedesktop.resolve1(5)). It holds until the link goes.
+///
+/// [`Kind::NotFound`] if no systemd-resolved is on the bus.
+pub fn set_link_names(bus: &Path, names: &LinkNames<'_>, deadline: Duration) -> Result<()> {
+    let telling = || format!("telling systemd-resolved who answers for `{}`", names.domain);
+    let mut connection = Connection::on_bus(bus, Instant::now() + deadline).with_context(telling)?;
+    for (member, signature, body) in link_calls(names) {
+        let method = Method { member, ..RESOLVER };
+        connection.call(&method, signature, &body).with_context(telling)?;
+    }
+    Ok(())
+}
+
+/// The calls in order: that the link is for this domain alone comes first, or it would be asked for all names.
+fn link_calls(names: &LinkNames<'_>) -> [(&'static str, &'static str, Vec<u8>); 3] {
+    /// Numbers of address families (socket(2)), the same on every architecture.
+    const INET: u32 = 2;
+    const INET6: u32 = 10;
+    let begun = || {
+        let mut body = Writer::default();
+        body.number(names.index);
+        body
+    };
+    let (mut default_route, mut domains, mut servers) = (begun(), begun(), begun());
+    default_route.number(false.into());
+    domains.array(8, |body| {
+        body.align(8);
+        body.text(names.domain);
+        // Not for routing alone: `web` becomes `web.lazaret`.
+        body.number(false.into());
+    });
+    servers.array(8, |body| {
+        for server in names.servers {
+            body.align(8);
+            let (family, bytes) = match server {
+                IpAddr::V4(v4) => (INET, v4.octets().to_vec()),
+                IpAddr::V6(v6) => (INET6, v6.octets().to_vec()),
+            };
+            body.number(family);
+            body.array(1, |body| body.bytes.extend(bytes));
+        }
+    });
+    [
+        ("SetLinkDefaultRoute", "ib", default_route.bytes),
+        ("SetLinkDomains", "ia(sb)", domains.bytes),
+        ("SetLinkDNS", "ia(iay)", servers.bytes),
+    ]
+}
+
 /// The arguments of StartTransientUnit: name, mode, properties, no auxiliary units.
 fn transient_unit(scope: &Scope<'_>) -> Vec<u8> {
     let always = [
@@ -172,6 +233,13 @@ const MANAGER: Method<'_> = Method {
     destination: "org.freedesktop.systemd1",
     path: "/org/freedesktop/systemd1",
     interface: "org.freedesktop.systemd1.Manager",
+    member: "",
+};
+
+const RESOLVER: Method<'_> = Method {
+    destination: "org.freedesktop.resolve1",
+    path: "/org/freedesktop/resolve1",
+    interface: "org.freedesktop.resolve1.Manager",
     member: "",
 };
 
@@ -458,9 +526,10 @@ impl Message {
         };
         match self.error.as_str() {
             "org.freedesktop.systemd1.UnitExists" => error(sentence).kind(Kind::Exists),
-            "org.freedesktop.systemd1.NoSuchUnit" | "org.freedesktop.DBus.Error.UnknownObject" => {
-                error(sentence).kind(Kind::NotFound)
-            }
+            "org.freedesktop.systemd1.NoSuchUnit"
+            | "org.freedesktop.DBus.Error.UnknownObject"
+            | "org.freedesktop.DBus.Error.ServiceUnknown"
+            | "org.freedesktop.DBus.Error.NameHasNoOwner" => error(sentence).kind(Kind::NotFound),
             "org.freedesktop.DBus.Error.AccessDenied"
             | "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired" => error(sentence)
                 .hint("only root may start units of the system's manager; an ordinary user has a manager of their own"),
@@ -486,10 +555,7 @@ impl Connection {
         if let Ok(stream) = UnixStream::connect(&manager.private) {
             return Connection::authenticate(stream, deadline);
         }
-        let stream = UnixStream::connect(&manager.bus)
-            .with_context(|| format!("connecting to the bus at `{}`", manager.bus.display()))?;
-        let mut connection = Connection::authenticate(stream, deadline)?;
-        connection.call(&Method { member: "Hello", ..BUS }, "", &[])?;
+        let mut connection = Connection::on_bus(&manager.bus, deadline)?;
         let mut rule = Writer::default();
         rule.text(
             "type='signal',sender='org.freedesktop.systemd1',interface='org.freedesktop.systemd1.Manager',\
@@ -498,6 +564,14 @@ impl Connection {
         connection.call(&Method { member: "AddMatch", ..BUS }, "s", &rule.bytes)?;
         // On the private socket signals come unasked.
         connection.call(&Method { member: "Subscribe", ..MANAGER }, "", &[])?;
+        Ok(connection)
+    }
+
+    fn on_bus(bus: &Path, deadline: Instant) -> Result<Connection> {
+        let stream =
+            UnixStream::connect(bus).with_context(|| format!("connecting to the bus at `{}`", bus.display()))?;
+        let mut connection = Connection::authenticate(stream, deadline)?;
+        connection.call(&Method { member: "Hello", ..BUS }, "", &[])?;
         Ok(connection)
     }
 
@@ -636,6 +710,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_link_answers_for_its_domain_alone() {
+        let servers = ["10.90.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        let names = LinkNames { index: 7, servers: &servers, domain: "lazaret" };
+        let [default_route, domains, servers] = link_calls(&names);
+        assert_eq!(default_route, ("SetLinkDefaultRoute", "ib", [7u32, 0].map(u32::to_le_bytes).concat()));
+        let text = [&7u32.to_le_bytes()[..], &16u32.to_le_bytes(), &7u32.to_le_bytes(), b"lazaret\0", &[0; 4]].concat();
+        assert_eq!(domains, ("SetLinkDomains", "ia(sb)", text));
+        let (_, signature, bytes) = servers;
+        assert_eq!((signature, bytes.len()), ("ia(iay)", 4 + 4 + 12 + 4 + 24));
+        assert_eq!(&bytes[8..20], [2, 0, 0, 0, 4, 0, 0, 0, 10, 90, 0, 1]);
+        assert_eq!(&bytes[24..34], [10, 0, 0, 0, 16, 0, 0, 0, 0xfd, 0]);
+    }
 
     #[test]
     fn names_are_escaped_as_systemd_escape_does() {

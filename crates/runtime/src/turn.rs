@@ -26,6 +26,8 @@ pub enum Slot {
     Console,
     /// The finished mount namespace.
     Mounts,
+    /// What `/etc/resolv.conf` is to say.
+    Resolver,
     /// A mount namespace that nobody needs any more, held so that its end does not hold up the start.
     Outgrown,
 }

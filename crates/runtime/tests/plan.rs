@@ -4,7 +4,7 @@ use lazaret_config::{Config, IdRange, parse};
 use lazaret_runtime::cgroup::{Group, Hierarchies};
 use lazaret_runtime::host::{Host, Label};
 use lazaret_runtime::plan::{
-    Bind, GuestStep, HostStep, OurInit, Plan, Program, Root, Side, Spec, StageStep, Step, program,
+    Api, Bind, GuestStep, HostStep, Network, OurInit, Plan, Program, Root, Side, Spec, StageStep, Step, program,
 };
 
 fn hybrid() -> Host {
@@ -24,11 +24,17 @@ fn spec(config: &str) -> Spec {
     let bare = config.image == "host";
     Spec {
         name: "web".parse().unwrap(),
-        root: Root::Overlay { layers: vec!["/images/a".into()], own: "/containers/web".into(), volatile: false },
+        root: Root::Overlay {
+            layers: vec!["/images/a".into()],
+            own: "/containers/web".into(),
+            volatile: false,
+            in_memory: false,
+        },
         binds: vec![Bind { source: "/usr".into(), target: "/usr".into() }],
         ids: (!config.privileged).then_some(IdRange { start: 1 << 30, count: 65536 }),
         group: Group { base: "lazaret/web".into(), scope: None },
         scratch: "/run/web/scratch".into(),
+        network: Network::Alone,
         program: program(&config.init, bare),
         environment: config.env.clone().into_iter().collect(),
         config,
@@ -49,6 +55,30 @@ fn limits_and_a_label_on_a_workstation() {
     let config = "image = \"/images/debian\"\nmemory = \"1G\"\nswap = \"0\"\ncpus = 1.5\ncpu_weight = 50\npids = 100\n\
                   apparmor = \"mine\"\nno_new_privs = true\n[rlimits]\nnofile = \"1024:4096\"\n[time]\nboottime = \"1h\"\n";
     insta::assert_snapshot!(compile(config, &workstation()));
+}
+
+#[test]
+fn a_network_is_connected_while_the_mounts_are_made() {
+    let plan = Plan::compile(&Spec { network: Network::Connected, ..spec("") }, &hybrid()).unwrap();
+    let at = |wanted: &Step| plan.steps.iter().position(|step| step == wanted).unwrap();
+    let begun = at(&Step::Host(HostStep::BeginNetwork));
+    assert!(matches!(plan.steps[begun - 1], Step::Host(HostStep::Clone { .. })));
+    let (mounts, finished) = (at(&Step::Host(HostStep::TakeMounts)), at(&Step::Host(HostStep::FinishNetwork)));
+    assert_eq!(finished, mounts + 1);
+    assert!(at(&Step::Guest(GuestStep::Resolver)) > finished);
+}
+
+#[test]
+fn who_shares_the_hosts_network_sees_its_sysfs_and_leaves_its_loopback_alone() {
+    let plan = Plan::compile(&Spec { network: Network::Host, ..spec("") }, &hybrid()).unwrap();
+    let has = |wanted: &Step| plan.steps.contains(wanted);
+    assert!(plan.steps.iter().all(|step| match step {
+        Step::Host(HostStep::Clone { namespaces, .. }) => !namespaces.contains(&"net"),
+        Step::Guest(GuestStep::Mount(api)) => *api != Api::Sys,
+        _ => true,
+    }));
+    assert!(has(&Step::Stage(StageStep::HostSys)) && has(&Step::Stage(StageStep::ReadOnlyMount("sys"))));
+    assert!(!has(&Step::Guest(GuestStep::Loopback)) && !has(&Step::Host(HostStep::BeginNetwork)));
 }
 
 #[test]

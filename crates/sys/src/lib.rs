@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod lock;
 pub mod mount;
 pub mod net;
+pub mod packet;
 pub mod process;
 pub mod seccomp;
 pub mod signal;

@@ -199,7 +199,7 @@ impl Finding {
             ours: ours.to_string(),
             peer: format!("{name:<15}{theirs}"),
             ratio: format!("{ratio:.2}"),
-            target: most.map_or(String::new(), |most| format!("{most:.1}")),
+            target: most.map_or(String::new(), |most| format!("{most}")),
             met: most.map(|most| ratio <= most),
         }
     }

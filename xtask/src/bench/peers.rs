@@ -30,6 +30,19 @@ impl Lxc {
 
     /// Defines a container: unprivileged, files id-mapped, seccomp as Debian has it, no network.
     pub fn define(&self, name: &str) -> Result {
+        self.define_with(name, "lxc.net.0.type = empty")
+    }
+
+    /// The same, on a bridge, with an address set from outside.
+    pub fn define_connected(&self, name: &str, bridge: &str, address: &str, gateway: &str) -> Result {
+        let network = format!(
+            "lxc.net.0.type = veth\nlxc.net.0.link = {bridge}\nlxc.net.0.flags = up\n\
+             lxc.net.0.ipv4.address = {address}\nlxc.net.0.ipv4.gateway = {gateway}"
+        );
+        self.define_with(name, &network)
+    }
+
+    fn define_with(&self, name: &str, network: &str) -> Result {
         let directory = self.containers.join(name);
         let rootfs = self.rootfs.display();
         let (first, count) = IDS;
@@ -40,7 +53,7 @@ lxc.uts.name = {name}
 lxc.rootfs.path = dir:{rootfs}
 lxc.rootfs.options = idmap=container
 lxc.rootfs.managed = 0
-lxc.net.0.type = empty
+{network}
 lxc.idmap = u 0 {first} {count}
 lxc.idmap = g 0 {first} {count}
 lxc.init.cmd = /bin/sleep 1000000

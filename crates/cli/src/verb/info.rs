@@ -55,7 +55,9 @@ fn render(info: &Info, terminal: bool) -> String {
         line("uses", &parts.into_iter().flatten().collect::<Vec<_>>().join(", "));
     }
     match info.ids {
-        Some(ids) => line("ids", &format!("0-{} are {}-{} outside", ids.count - 1, ids.start, ids.start + ids.count - 1)),
+        Some(ids) => {
+            line("ids", &format!("0-{} are {}-{} outside", ids.count - 1, ids.start, ids.start + ids.count - 1))
+        }
         None => line("ids", &paint("the host's own: root inside is root outside", Colour::Red, terminal)),
     }
     if let Some(cgroup) = &info.cgroup {
@@ -73,6 +75,9 @@ fn render(info: &Info, terminal: bool) -> String {
             line("privileges", "none can be gained (no_new_privs)");
         }
     }
+    for (label, words) in network_lines(info) {
+        line(label, &words);
+    }
     if info.openings.is_empty() {
         line("openings", "none");
     }
@@ -86,4 +91,31 @@ fn render(info: &Info, terminal: bool) -> String {
     }
     info.notes.iter().for_each(|note| line("note", note));
     text.replace("\n:             ", "\n              ")
+}
+
+/// Addresses, names, policy and traffic.
+fn network_lines(info: &Info) -> Vec<(&'static str, String)> {
+    let Some(one) = &info.network else {
+        return match info.config.network.mode {
+            lazaret_config::Mode::None => vec![("network", "none, but its own loopback".into())],
+            _ => vec![("network", info.config.network.mode.to_string())],
+        };
+    };
+    let mode = if one.mode.is_empty() { info.config.network.mode.to_string() } else { one.mode.clone() };
+    let mut lines =
+        vec![("network", [mode, one.attached.addresses.join(", ")].join(", ").trim_end_matches(", ").to_owned())];
+    if !one.attached.names.is_empty() {
+        lines.push(("names", one.attached.names.join(", ")));
+    }
+    if !one.policy.is_empty() {
+        lines.push(("policy", one.policy.join("; ")));
+    }
+    if !one.peers.is_empty() {
+        lines.push(("peers", one.peers.join(", ")));
+    }
+    if one.attached.link.is_some() {
+        lines.push(("traffic", format!("{} received, {} sent", size(one.received), size(one.sent))));
+    }
+    lines.extend(one.impairments.iter().map(|impairment| ("impaired", impairment.clone())));
+    lines
 }

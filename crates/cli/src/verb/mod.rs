@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use lazaret::image::Reference;
 use lazaret_base::Result;
 
 use crate::session::Session;
@@ -43,9 +44,21 @@ verbs! {
     wait "wait",
     events "events",
     config "config",
+    network "network",
     plan "plan",
+    snapshot "snapshot",
+    snapshots "snapshots",
+    rollback "rollback",
+    copy "copy",
+    diff "diff",
+    df "df",
+    publish "publish",
+    export "export",
+    import "import",
     rename "rename",
     destroy "destroy",
+    image "image",
+    cache "cache",
     doctor "doctor",
     completions "completions",
     man "man",
@@ -129,17 +142,99 @@ fn document(matches: &ArgMatches) -> Result<lazaret_config::Document> {
     let image = matches.get_one::<String>("image").map(|image| Ok(("image".to_owned(), absolute(image)?)));
     let sets = words(matches, "set");
     let sets = sets.iter().map(|pair| key_and_value(pair, "--set memory=1G"));
-    let pairs = image.into_iter().chain(sets).collect::<Result<Vec<_>>>()?;
+    let mut pairs = image.into_iter().chain(sets).collect::<Result<Vec<_>>>()?;
+    add_network(matches, &mut pairs)?;
     let pairs = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     lazaret_config::Document::create("--set", pairs)
 }
 
-/// An image that is a path stays what it is when the working directory changes.
-fn absolute(image: &str) -> Result<String> {
-    if image == "host" {
-        return Ok(image.to_owned());
+/// `--network MODE`.
+fn network_arguments() -> [Arg; 2] {
+    [
+        Arg::new("network")
+            .short('n')
+            .long("network")
+            .value_name("MODE")
+            .env("LAZARET_NETWORK")
+            .add(ArgValueCompleter::new(complete_network))
+            .help("How it is connected: internet, none, host, bridge:NAME, macvlan:NAME, ipvlan:NAME or phys:NAME [default: internet]"),
+        Arg::new("yes")
+            .short('y')
+            .long("yes")
+            .action(ArgAction::SetTrue)
+            .help("Do not ask whether `--network host` is meant"),
+    ]
+}
+
+fn complete_network(typed: &std::ffi::OsStr) -> Vec<CompletionCandidate> {
+    let typed = typed.to_string_lossy();
+    let key = lazaret_config::keys().iter().find(|key| key.name == "network.mode");
+    let words = key.map_or(&[][..], |key| key.words);
+    words.iter().filter(|word| word.starts_with(&*typed)).map(|word| CompletionCandidate::new(*word)).collect()
+}
+
+/// What `--network` says is said before what `--set` says. Sharing the host's network is asked for twice.
+fn add_network(matches: &ArgMatches, pairs: &mut Vec<(String, String)>) -> Result<()> {
+    let is_set = |key: &str| pairs.iter().any(|(set, _)| set == key);
+    let Some(mode) = matches.get_one::<String>("network").filter(|_| !is_set("network.mode")) else { return Ok(()) };
+    let confirmed = is_set("network.host_mode_confirmed");
+    pairs.push(("network.mode".into(), mode.clone()));
+    if mode == "host" && !confirmed && (matches.get_flag("yes") || is_meant()?) {
+        pairs.push(("network.host_mode_confirmed".into(), "true".into()));
     }
-    Ok(std::path::absolute(image)?.to_string_lossy().into_owned())
+    Ok(())
+}
+
+/// Asks a person who is there.
+fn is_meant() -> Result<bool> {
+    use std::io::{BufRead, IsTerminal, Write};
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Ok(false);
+    }
+    let question = "It will share this machine's network: it reaches every service that listens on 127.0.0.1, and no \
+                    policy holds it. Is that meant? [y/N] ";
+    let _ = std::io::stderr().write_all(question.as_bytes());
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// An image that is a path stays what it is when the working directory changes. A word is a path if it can be nothing
+/// else, or if something of that name is here; an image of a server that shares its name has its remote's before it.
+fn absolute(image: &str) -> Result<String> {
+    for prefix in ["oci:", "oci-archive:", "docker-archive:"] {
+        if let Some(path) = image.strip_prefix(prefix) {
+            return Ok(format!("oci:{}", std::path::absolute(path)?.to_string_lossy()));
+        }
+    }
+    let here = !image.contains([':', '@']) && std::path::Path::new(image).exists();
+    match image != "host" && (here || Reference::is_path(image)) {
+        true => Ok(std::path::absolute(image)?.to_string_lossy().into_owned()),
+        false => Ok(image.to_owned()),
+    }
+}
+
+/// Gets the image that a document names from its server, if it is not here.
+fn have_image(session: &Session, store: &lazaret::Store, document: &lazaret_config::Document) -> Result<()> {
+    let image = &document.config().image;
+    if image == "host" || Reference::is_path(image) {
+        return Ok(());
+    }
+    let notes = lazaret::image::ensure(store, &session.sources()?, image, &mut session.progress(None))?;
+    notes.iter().for_each(|note| session.say(note));
+    Ok(())
+}
+
+/// An image that is here, completed.
+fn complete_image(typed: &std::ffi::OsStr) -> Vec<CompletionCandidate> {
+    let store = match std::env::var_os("LAZARET_ROOT") {
+        Some(root) => lazaret::Store::at(std::path::Path::new(&root)),
+        None => Ok(lazaret::Store::system()),
+    };
+    let lines = store.and_then(|store| lazaret::image::list(&store)).unwrap_or_default();
+    let typed = typed.to_string_lossy();
+    let fitting = lines.iter().filter(|line| line.name.starts_with(&*typed));
+    fitting.map(|line| CompletionCandidate::new(&line.name)).collect()
 }
 
 fn image_argument() -> Arg {
@@ -148,7 +243,7 @@ fn image_argument() -> Arg {
         .long("image")
         .value_name("IMAGE")
         .value_hint(clap::ValueHint::AnyPath)
-        .help("What it is made from: `host`, a tar archive (.tar, .gz, .xz, .zst) or a directory [default: host]")
+        .help("What it is made from: `host`, a name such as debian/trixie or alpine, an archive or a directory [default: host]")
 }
 
 /// How much there is to read of an image that is an archive, for the progress bar.

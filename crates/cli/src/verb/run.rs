@@ -7,8 +7,8 @@ use lazaret::run::{Run, run as run_container};
 use lazaret_base::Result;
 
 use super::{
-    command_argument, document, environment, environment_argument, image_argument, set_argument, size_of_image, stdio,
-    words,
+    command_argument, document, environment, environment_argument, have_image, image_argument, network_arguments,
+    set_argument, size_of_image, stdio, words,
 };
 use crate::session::{Session, variable};
 
@@ -23,16 +23,19 @@ pub fn command(command: Command) -> Command {
             Arg::new("cwd").short('w').long("cwd").value_name("DIR").help("Run in this directory of the container"),
             environment_argument(),
             Arg::new("keep").long("keep").action(ArgAction::SetTrue).help("Keep the container when the command has ended"),
-            command_argument(true),
+            command_argument(false),
         ])
+        .args(network_arguments())
         .after_help(
             "\
 The exit status is the command's; 125: it could not be run, 126: it is no program, 127: it was not found,
 128+S: it was killed by signal S.
 
 Examples:
-  lazaret run -- sh                                    this system's own programs, shut off from everything
-  lazaret run --image debian.tar.xz -- cat /etc/os-release
+  lazaret run -- sh                                    this system's own programs, shut off from all but the Internet
+  lazaret run --image debian/trixie -- cat /etc/os-release
+  lazaret run --image docker://registry.example/app:1  what the image is made for
+  lazaret run --network none -- ./untrusted            with no network at all
   lazaret run --set memory=200M --set pids=50 -- ./untrusted
   tar c . | lazaret run -- sha256sum                   files and pipes pass as they are",
         )
@@ -41,6 +44,7 @@ Examples:
 pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
     let store = session.ready()?;
     let document = document(matches)?;
+    have_image(session, store, &document)?;
     let wanted = Run {
         name: matches.get_one::<String>("name").map(|name| name.parse()).transpose()?,
         document: &document,

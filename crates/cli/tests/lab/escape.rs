@@ -271,6 +271,7 @@ fn copy_of_the_command(world: &World) -> (PathBuf, Vec<u8>) {
 fn with_copy(world: &World, copy: &Path, words: &[&str]) -> Out {
     let mut command = Command::new(copy);
     command.arg("--root").arg(world.root()).args(words).env_clear().env("PATH", "/usr/bin:/bin");
+    command.env("LAZARET_NETWORK", "none");
     world.run(command, b"")
 }
 
@@ -925,6 +926,7 @@ fn keys_of_the_host_are_out_of_reach() {
     let as_owner = |words: &[&str]| {
         let mut command = Command::new(attack());
         command.args(["with-key", &key, LAZARET, "--root"]).arg(world.root()).args(words);
+        command.env("LAZARET_NETWORK", "none");
         world.run(command, b"")
     };
     for (name, settings) in [("plain", PLAIN), ("nesting", NESTING)] {

@@ -36,13 +36,37 @@ pub struct World {
     root: PathBuf,
     /// Where the root is on a file system of its own: the process whose mount namespace has it mounted.
     elsewhere: Option<Running>,
+    /// Where the host is one of its own: the process whose network and mount namespaces are the host's.
+    host: Option<Running>,
 }
 
 impl World {
     /// A new installation without containers.
     pub fn new() -> World {
         need_root();
-        World { root: fresh_directory(), elsewhere: None }
+        World { root: fresh_directory(), elsewhere: None, host: None }
+    }
+
+    /// A new installation on a host with a network namespace of its own, where containers are connected unless they say
+    /// otherwise. `setup` (a shell script) is run in it, with a mount namespace of its own, too, and `$SPACE`, an empty
+    /// directory.
+    pub fn on_a_host_of_its_own(setup: &str) -> World {
+        need_root();
+        let root = fresh_directory();
+        let space = root.join("space");
+        fs::create_dir(&space).unwrap();
+        let mut holder = Command::new("unshare");
+        let script = format!("set -e; ip link set lo up; {setup}\necho ready; exec cat");
+        holder.args(["--net", "--mount", "--propagation", "private", "/bin/sh", "-c", &script]).env("SPACE", &space);
+        let mut holder = Running::start(holder);
+        holder.allow(Duration::from_secs(3600));
+        holder.expect("ready\n");
+        World { root, elsewhere: None, host: Some(holder) }
+    }
+
+    /// A process of the host's, by whose namespaces it is known.
+    pub fn host_pid(&self) -> u32 {
+        self.host.as_ref().map_or_else(std::process::id, Running::pid)
     }
 
     /// A new installation on a file system of its own, which `mount` (a shell script) mounts on `$ROOT`, in a
@@ -60,7 +84,7 @@ impl World {
         holder.env("ROOT", &root).env("SPACE", &space);
         let mut holder = Running::start(holder);
         holder.expect("mounted\n");
-        World { root, elsewhere: Some(holder) }
+        World { root, elsewhere: Some(holder), host: None }
     }
 
     /// Where everything of this installation is kept.
@@ -92,15 +116,26 @@ impl World {
 
     /// A program that sees this installation.
     fn program(&self, program: &str) -> Command {
-        let mut command = match &self.elsewhere {
-            Some(holder) => {
+        let mut command = match (&self.elsewhere, &self.host) {
+            (Some(holder), _) => {
                 let mut command = Command::new("nsenter");
                 command.arg(format!("--mount=/proc/{}/ns/mnt", holder.pid())).arg("--").arg(program);
                 command
             }
-            None => Command::new(program),
+            (None, Some(host)) => {
+                let mut command = Command::new("nsenter");
+                let pid = host.pid();
+                command.args([format!("--mount=/proc/{pid}/ns/mnt"), format!("--net=/proc/{pid}/ns/net")]);
+                command.arg("--").arg(program);
+                command
+            }
+            (None, None) => Command::new(program),
         };
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/root").env("TERM", "xterm");
+        // Most tests are not about the network, and the machine's own is not theirs to change.
+        if self.host.is_none() {
+            command.env("LAZARET_NETWORK", "none");
+        }
         command
     }
 
@@ -265,7 +300,7 @@ impl World {
             left.extend(mounts.map(|line| format!("mount {line}")));
         }
         left.extend(self.processes().iter().map(|(pid, why)| format!("process {pid} ({why})")));
-        for dir in ["containers", "ids", "tmp", "run/containers", "run/gone"] {
+        for dir in ["containers", "layers", "ids", "tmp", "run/containers", "run/gone"] {
             left.extend(entries(&self.path(dir)).iter().map(|name| format!("file {dir}/{name}")));
         }
         left
@@ -284,7 +319,8 @@ impl World {
             let concerned = arguments.contains(root) || links.into_iter().chain(fds).any(below);
             concerned.then_some((pid, arguments))
         };
-        let known = [std::process::id() as i32, self.elsewhere.as_ref().map_or(0, |holder| holder.pid() as i32)];
+        let holder = |holder: &Option<Running>| holder.as_ref().map_or(0, |holder| holder.pid() as i32);
+        let known = [std::process::id() as i32, holder(&self.elsewhere), holder(&self.host)];
         let all = entries(Path::new("/proc")).into_iter().filter_map(|name| name.parse::<i32>().ok());
         all.filter(|pid| !known.contains(pid)).filter_map(concerns).collect()
     }
@@ -297,6 +333,12 @@ impl World {
             let out = self.lazaret(&["destroy", "--force", name]);
             if out.status != 0 {
                 said += &format!("destroying `{name}`: {out}\n");
+            }
+        }
+        if self.path("run/netd").exists() {
+            let down = self.lazaret(&["network", "down", "--force"]);
+            if down.status != 0 {
+                said += &format!("taking the network down: {down}\n");
             }
         }
         // What killed commands left half-made goes with the next one that removes something.

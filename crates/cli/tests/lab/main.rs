@@ -17,3 +17,15 @@ mod lifecycle;
 mod escape;
 mod race;
 mod survive;
+
+mod storage;
+
+mod network;
+mod network_probe;
+
+mod pull;
+mod pull_oci;
+mod pull_server;
+
+mod build;
+mod build_archive;

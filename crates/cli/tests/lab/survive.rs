@@ -233,12 +233,14 @@ fn a_container_that_is_killed_while_it_is_frozen_is_cleaned_up() {
 
 /// Runs a command again and again, killed before its first change of anything (by system call), its second, and so
 /// on until it comes through. `judge` looks at what is there after the next command, a mere `list`.
-fn killed_before_each_change(world: &World, words: &[&str], prepare: impl Fn(), judge: impl Fn(&str)) {
+pub fn killed_before_each_change(world: &World, words: &[&str], prepare: impl Fn(), judge: impl Fn(&str)) {
     const MOST: usize = 1000;
     for at in 0..MOST {
         prepare();
         let mut traced = Command::new(attack());
         traced.args(["kill-at", &at.to_string(), LAZARET, "--root"]).arg(world.root()).args(words);
+        // The machine's own network is not the tests' to change.
+        traced.env("LAZARET_NETWORK", "none");
         let out = world.run(traced, b"");
         assert_eq!(out.status, 0, "{out}");
         world.ok(&["list"]);
@@ -497,7 +499,7 @@ fn a_keeper_killed_while_its_container_ends_leaves_nothing() {
 // --- disks that are full, or can't be written ---
 
 /// A small disk of its own, that can be filled.
-fn small_disk() -> World {
+pub fn small_disk() -> World {
     let world = World::mounted_by(
         "truncate -s 24M $SPACE/disk; mkfs.ext4 -q -m 0 -N 2000 $SPACE/disk; \
          mount -o loop $SPACE/disk $ROOT; rm -rf $ROOT/lost+found",
@@ -507,10 +509,10 @@ fn small_disk() -> World {
 }
 
 /// Takes all the room there is, to the last block. What was written is on the disk only after a sync, so twice.
-const FILL: &str = "cd $LAZARET_ROOT; i=0; for pass in 1 2; do cat /dev/zero >.fill-big$pass; \
+pub const FILL: &str = "cd $LAZARET_ROOT; i=0; for pass in 1 2; do cat /dev/zero >.fill-big$pass; \
                     while echo x >.fill$i && [ $i -lt 500 ]; do i=$((i+1)); done; sync; done 2>/dev/null; \
                     ! mkdir .more && ! echo x >.more";
-const FREE: &str = "rm -f $LAZARET_ROOT/.fill* $LAZARET_ROOT/.more; sync";
+pub const FREE: &str = "rm -f $LAZARET_ROOT/.fill* $LAZARET_ROOT/.more; sync";
 
 /// The sentence says what was being done and what is wrong.
 #[track_caller]

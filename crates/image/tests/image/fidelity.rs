@@ -33,7 +33,7 @@ touch -d '2001-02-03 04:05:06' one; touch -h -d '2002-02-03 04:05:06' etc/dangli
 "#;
 
 /// What takes pax or GNU headers.
-const LONG: &str = r#"
+pub const LONG: &str = r#"
 printf x > large-ids; chown 3000000:4000000 large-ids
 long=$(printf 'l%.0s' $(seq 255)); mkdir -p "$long/$long"; printf x > "$long/$long/$long"; ln "$long/$long/$long" short
 ln -s "$long/$long/$long" long-target; ln long-target long-target-again

@@ -5,6 +5,8 @@ mod fidelity;
 mod host;
 mod hostile;
 mod mutations;
+mod pack;
+mod packages;
 mod shift;
 mod store;
 mod world;

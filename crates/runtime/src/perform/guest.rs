@@ -87,6 +87,7 @@ fn perform(step: &GuestStep, guest: &mut Guest<'_>) -> Result<()> {
         GuestStep::HostName(name) => Ok(rustix::system::sethostname(name.as_bytes())?),
         GuestStep::HostNameFile(name) => host_name_file(name),
         GuestStep::Loopback => Ok(net::loopback_up()?),
+        GuestStep::Resolver => resolver_file(&guest.fds),
         GuestStep::Keyring => keyring(),
         GuestStep::Bound(set) => bound(*set),
         GuestStep::Label { module, label } => take_label(*module, label),
@@ -162,7 +163,7 @@ fn host_name_file(name: &str) -> Result<()> {
     let root = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let open =
-        |flags| openat2(&root, "etc/hostname", flags | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::from(0o644), resolve);
+        |flags| openat2(&root, "etc/hostname", flags | OFlags::CLOEXEC | OFlags::NONBLOCK, mode_for(flags), resolve);
     let line = format!("{name}\n");
     // Reading first spares the overlay a copy at every start.
     if let Ok(file) = open(OFlags::RDONLY)
@@ -179,6 +180,50 @@ fn host_name_file(name: &str) -> Result<()> {
         Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ROFS | Errno::ISDIR | Errno::ACCESS) => Ok(()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// openat2(2) takes no mode where nothing is to be made.
+fn mode_for(flags: OFlags) -> Mode {
+    if flags.contains(OFlags::CREATE) { Mode::from(0o644) } else { Mode::empty() }
+}
+
+/// How a `/etc/resolv.conf` of ours begins; one that begins otherwise is somebody else's.
+pub const RESOLVER_MARK: &str = "# Written by Lazaret at each start";
+
+/// Programs find their name servers in this file. What the image or its DHCP client wrote there stays; a link belongs
+/// to a resolver of the image's own.
+fn resolver_file(fds: &Fds) -> Result<()> {
+    // Nothing to say: a DHCP client of the image's will.
+    let Ok(given) = fds.get(Slot::Resolver) else { return Ok(()) };
+    let wanted = read_from_start(given)?;
+    let root = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let open = |more| openat2(&root, "etc/resolv.conf", flags | more, mode_for(more), resolve);
+    if let Ok(file) = open(OFlags::RDONLY) {
+        let there = lazaret_base::read_bounded(std::fs::File::from(file), 64 * 1024).unwrap_or_default();
+        let ours = there.iter().all(u8::is_ascii_whitespace) || there.starts_with(RESOLVER_MARK.as_bytes());
+        if !ours || there == wanted {
+            return Ok(());
+        }
+    }
+    match open(OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC) {
+        Ok(file) => {
+            rustix::io::write(&file, &wanted)?;
+            Ok(())
+        }
+        // As with the host name: the image wants it so.
+        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ROFS | Errno::ISDIR | Errno::ACCESS) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// All of a file in memory, wherever its writer left off.
+fn read_from_start(file: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; rustix::fs::fstat(file)?.st_size as usize];
+    let read = rustix::io::pread(file, &mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes)
 }
 
 fn keyring() -> Result<()> {
@@ -325,7 +370,8 @@ fn our_arguments(ours: &OurInit) -> Result<Vec<CString>> {
     if let Some(user) = &ours.user {
         let account = account::look_up(user)?;
         let groups: Vec<_> = account.groups.iter().map(u32::to_string).collect();
-        words.extend(["--ids".into(), format!("{}:{}:{}", account.uid, account.gid, groups.join(","))]);
+        let groups = if groups.is_empty() { String::new() } else { format!(":{}", groups.join(",")) };
+        words.extend(["--ids".into(), format!("{}:{}{groups}", account.uid, account.gid)]);
     }
     if ours.terminal {
         words.push("--setsid-tty".into());

@@ -12,7 +12,7 @@ use crate::cgroup::Hierarchies;
 use crate::devices::{Rule, assemble};
 use crate::idmap;
 use crate::plan::HostStep;
-use crate::spawn::HostSide;
+use crate::spawn::{Connect, HostSide, sealed_file};
 use crate::turn::Slot;
 use crate::{cgroup, perform::guest};
 use lazaret_sys::bpf::{bpf_attach, bpf_prog_load_cgroup_device};
@@ -55,9 +55,20 @@ pub fn perform(step: &HostStep, side: &mut HostSide<'_>) -> Result<()> {
             prlimit(Some(side.guest_pid()?), resource(name)?, Rlimit { current: *soft, maximum: *hard })?;
             Ok(())
         }
+        HostStep::BeginNetwork => {
+            let network = network_of(side.guest_pid()?)?;
+            connect(side)?.begin(network)
+        }
         HostStep::TakeMounts => {
             let mounts = mounts_of(side.stage_pid()?)?;
             side.fds.put(Slot::Mounts, mounts);
+            Ok(())
+        }
+        HostStep::FinishNetwork => {
+            let resolver = connect(side)?.finish()?;
+            if !resolver.is_empty() {
+                side.fds.put(Slot::Resolver, sealed_file("resolv.conf", resolver.as_bytes())?);
+            }
             Ok(())
         }
     }
@@ -68,6 +79,20 @@ pub(crate) fn mounts_of(pid: Pid) -> Result<OwnedFd> {
     let path = format!("/proc/{}/ns/mnt", pid.as_raw_nonzero());
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     openat(CWD, &path, flags, Mode::empty()).with_context(|| format!("opening `{path}`"))
+}
+
+/// The network namespace of a process.
+pub fn network_of(pid: Pid) -> Result<OwnedFd> {
+    let path = format!("/proc/{}/ns/net", pid.as_raw_nonzero());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    openat(CWD, &path, flags, Mode::empty()).with_context(|| format!("opening `{path}`"))
+}
+
+fn connect<'a>(side: &'a mut HostSide<'_>) -> Result<&'a mut (dyn Connect + 'a)> {
+    match &mut side.network {
+        Some(connect) => Ok(&mut **connect),
+        None => Err(error("nobody is there to connect the network")),
+    }
 }
 
 fn flag(name: &str) -> u64 {

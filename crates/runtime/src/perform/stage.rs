@@ -65,6 +65,7 @@ fn perform(step: &StageStep, stage: &mut Stage) -> Result<()> {
         StageStep::Root { root, id_mapped } => mount_root(stage, root, *id_mapped),
         StageStep::Bind { bind, id_mapped } => show(stage, bind, *id_mapped),
         StageStep::Attach(api) => attach(stage, *api),
+        StageStep::HostSys => host_sys(stage),
         StageStep::Dev { nodes, owner } => dev(stage, nodes, *owner),
         StageStep::Console => console(stage),
         StageStep::Mask(path) => mask(stage, Path::new(path)),
@@ -115,7 +116,10 @@ fn mount_root(stage: &mut Stage, root: &Root, id_mapped: bool) -> Result<()> {
     let scratch = stage.scratch()?;
     mkdirat(scratch, "root", Mode::from(0o755))?;
     let tree = match root {
-        Root::Overlay { layers, own, volatile } => overlay(stage, layers, own, *volatile, id_mapped)?,
+        Root::Overlay { layers, own, volatile, in_memory } => {
+            let own = if *in_memory { None } else { Some(own.as_path()) };
+            overlay(stage, layers, own, *volatile, id_mapped)?
+        }
         Root::Directory(dir) => {
             let tree = copy_of_mount(dir, false)?;
             let set = if stage.owner != 0 { attributes::NO_DEV } else { 0 };
@@ -132,8 +136,9 @@ fn mount_root(stage: &mut Stage, root: &Root, id_mapped: bool) -> Result<()> {
 /// Overlays the layers under the container's own directory.
 ///
 /// The layers are attached to scratch first: before Linux 6.15 overlayfs takes no layer from a mount that
-/// is attached nowhere. Their names are relative, so that no character of a path needs escaping.
-fn overlay(stage: &Stage, layers: &[PathBuf], own: &Path, volatile: bool, id_mapped: bool) -> Result<OwnedFd> {
+/// is attached nowhere. Their names are relative, so that no character of a path needs escaping. Without a directory of
+/// its own, the container writes to memory.
+fn overlay(stage: &Stage, layers: &[PathBuf], own: Option<&Path>, volatile: bool, id_mapped: bool) -> Result<OwnedFd> {
     let scratch = stage.scratch()?;
     let mut lower = String::new();
     for (index, layer) in layers.iter().enumerate() {
@@ -143,7 +148,10 @@ fn overlay(stage: &Stage, layers: &[PathBuf], own: &Path, volatile: bool, id_map
         let change = stage.mapping(id_mapped, attributes::READ_ONLY)?;
         layer_at(scratch, &name, layer, change)?;
     }
-    layer_at(scratch, "own", own, stage.mapping(id_mapped, 0)?)?;
+    match own {
+        Some(own) => layer_at(scratch, "own", own, stage.mapping(id_mapped, 0)?)?,
+        None => own_in_memory(stage, &layers[0])?,
+    }
     rustix::process::fchdir(scratch)?;
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).hint("load the module: modprobe overlay")?;
     let mount = (|| -> Result<OwnedFd> {
@@ -151,6 +159,11 @@ fn overlay(stage: &Stage, layers: &[PathBuf], own: &Path, volatile: bool, id_map
         fsconfig_set_string(context.as_fd(), "lowerdir", lower.as_str())?;
         fsconfig_set_string(context.as_fd(), "upperdir", "own/upper")?;
         fsconfig_set_string(context.as_fd(), "workdir", "own/work")?;
+        // Said although it is the default of most kernels: layers outlive their mounts, change places and are read
+        // without the kernel's help, which these would tie to each other.
+        for (key, value) in [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")] {
+            fsconfig_set_string(context.as_fd(), key, value)?;
+        }
         if volatile {
             fsconfig_set_flag(context.as_fd(), "volatile")?;
         }
@@ -168,6 +181,27 @@ fn overlay(stage: &Stage, layers: &[PathBuf], own: &Path, volatile: bool, id_map
     });
     rustix::process::chdir("/")?;
     mount
+}
+
+/// A tmpfs in the place of what the container writes to. It needs no id map: nothing in it was there before. What is
+/// written counts as memory of the container.
+fn own_in_memory(stage: &Stage, below: &Path) -> Result<()> {
+    let scratch = stage.scratch()?;
+    mkdirat(scratch, "own", Mode::from(0o755))?;
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(context.as_fd(), "source", "lazaret")?;
+    fsconfig_set_string(context.as_fd(), "mode", "0755")?;
+    fsconfig_create(context.as_fd())?;
+    let memory = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let root = rustix::fs::stat(below)?;
+    for (name, uid, gid, mode) in [("upper", root.st_uid, root.st_gid, root.st_mode), ("work", 0, 0, 0o755)] {
+        mkdirat(&memory, name, Mode::from(0o755))?;
+        let (uid, gid) = (Uid::from_raw(stage.owner + uid), Gid::from_raw(stage.owner + gid));
+        chownat(&memory, name, Some(uid), Some(gid), AtFlags::empty())?;
+        rustix::fs::chmodat(&memory, name, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())?;
+    }
+    let target = openat(scratch, "own", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    put(&memory, &target)
 }
 
 /// Leaving file id 0 takes the capabilities over files away (setfsuid(2)); overlayfs needs them to copy
@@ -251,6 +285,14 @@ fn attach(stage: &mut Stage, api: Api) -> Result<()> {
     let mount = stage.fds.take(Slot::Api(api.index())).ok_or_else(|| error("the guest has not made it"))?;
     let target = target::open_plain(stage.root()?, Path::new(api.mount().target), stage.owner)?;
     put(&mount, &target)
+}
+
+/// The host's sysfs alone, without what is mounted below it.
+fn host_sys(stage: &Stage) -> Result<()> {
+    let tree = copy_of_mount(Path::new("/sys"), false)?;
+    let set = attributes::READ_ONLY | attributes::NO_SUID | attributes::NO_DEV | attributes::NO_EXEC;
+    set_attributes(tree.as_fd(), c"", false, Change { set, ..Change::default() })?;
+    put(&tree, &target::open_plain(stage.root()?, Path::new("sys"), stage.owner)?)
 }
 
 /// A `/dev` of the stage's own making: nodes on a tmpfs of the host's, since a container's root may make

@@ -1,0 +1,6 @@
+//! Protocol filters between a container and the session that shows it.
+//!
+//! A filter is pure: bytes go in, bytes and verdicts come out, so it is tested and fuzzed without a server. A loop runs
+//! the filters of one container in one process that has nothing to lose: hostile bytes come in on one side of it.
+
+pub mod x11;
