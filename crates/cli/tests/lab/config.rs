@@ -106,14 +106,14 @@ fn an_edit_is_taken_whole_or_not_at_all() {
     assert!(out.status == 1 && out.stderr.contains("nothing was changed"), "{out}");
     let out = edit("true");
     assert!(out.status == 0 && out.stderr.contains("nothing was changed"), "{out}");
-    let out = edit("sh -c 'echo privileged = true >> \"$1\"' sh");
+    let out = edit("sed -i '1i privileged = true'");
     assert!(out.status == 1 && out.stderr.contains("`privileged` can't be changed"), "{out}");
     let out = edit("no-such-editor");
     assert!(out.status == 1 && out.stderr.contains("no-such-editor"), "{out}");
     assert_eq!(before, world.snapshot());
-    let out = edit("sh -c 'echo \"# mine\" >> \"$1\"; echo pids = 99 >> \"$1\"' sh");
+    let out = edit("sed -i -e '1i # mine' -e '1i pids = 99'");
     assert!(out.status == 0 && out.stderr.is_empty(), "{out}");
-    assert!(world.ok(&["config", "web", "show"]).stdout.ends_with("# mine\npids = 99\n"), "comments stay");
+    assert!(world.ok(&["config", "web", "show"]).stdout.starts_with("# mine\npids = 99\n"), "comments stay");
     assert_eq!(entries(&world.path("tmp")), [] as [String; 0]);
 }
 
