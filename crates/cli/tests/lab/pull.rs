@@ -350,6 +350,8 @@ fn hostile_archives_and_metadata_do_no_harm() {
         &server,
         &[Offer { root: linked, metadata: metadata(&yaml, "{{ container.name }}"), ..offer("Tiny", "1", SERIAL) }],
     );
+    // A pull asks for the list anew, which `create` need not so soon after.
+    world.ok(&["image", "pull", "tiny/1"]);
     let made = world.lazaret(&["create", "web", "--image", "tiny/1"]);
     assert_eq!(made.status, 0, "{made}");
     for said in ["/../../", "`/out/b` was not written", "`/bin/sh` was not written", "`/etc/c` is left out"] {
