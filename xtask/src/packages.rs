@@ -33,7 +33,6 @@ const TABLE: &[(&str, &[For], &str)] = &[
     ("runc", &[Test], "what podman runs containers by on hosts with both versions of cgroups"),
     ("gnupg", &[Test], "signs the archive of packages that a test makes"),
     ("gpgv", &[Test], "says whether an archive of packages is who it claims to be"),
-    ("iputils-ping", &[Test], "ping, between the networks that a test makes"),
     ("xvfb", &[Test], "an X server without a screen, for the gate before it"),
     ("x11-apps", &[Test], "small X programs"),
     ("xterm", &[Test], "an X program that is typed into"),
