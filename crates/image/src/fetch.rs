@@ -21,8 +21,8 @@ use ureq::http::{Response, StatusCode, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, Proxy};
 
-use crate::Digest;
 use crate::unpack::full;
+use crate::{Digest, stream};
 
 /// How the network is reached: the caller's variables, as values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -456,12 +456,13 @@ fn fetch(
         let (events_in, events) = channel();
         let begin = |place: (usize, &str), pause: Duration| {
             let (work, events, place) = (&work, events_in.clone(), (place.0, place.1.to_owned()));
-            scope.spawn(move || run(work, place, pause, &events));
+            scope.spawn(move || run(work, place, pause, &events))
         };
+        let mut threads = Vec::new();
         let outcome = (|| -> Result<()> {
             let mut alive = 0;
             if spans.total() < wanted.size {
-                begin(sources.current()?, Duration::ZERO);
+                threads.push(begin(sources.current()?, Duration::ZERO));
                 alive += 1;
             }
             let mut grown = false;
@@ -476,7 +477,7 @@ fn fetch(
                         let missing = wanted.size - spans.total();
                         let more = if missing > WORTH_MORE { CONNECTIONS - 1 } else { 0 };
                         for _ in 0..more {
-                            begin(sources.current()?, Duration::ZERO);
+                            threads.push(begin(sources.current()?, Duration::ZERO));
                             alive += 1;
                         }
                     }
@@ -491,13 +492,14 @@ fn fetch(
                     Event::Ended(Some((rest, failure))) => {
                         let pause = sources.after(failure)?;
                         lock(&work.gaps).push_front(rest);
-                        begin(sources.current()?, pause);
+                        threads.push(begin(sources.current()?, pause));
                     }
                 }
             }
             Ok(())
         })();
         work.stop.store(true, Ordering::Relaxed);
+        stream::join(threads);
         outcome
     })
     .with_context(|| format!("downloading `{}`", wanted.places.first().map_or("", |place| place)))?;

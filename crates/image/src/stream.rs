@@ -4,7 +4,7 @@
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use lazaret_base::{Context, Error, Kind, Result, error};
 use liblzma::stream::MtStreamBuilder;
@@ -85,12 +85,19 @@ pub(crate) fn with<T>(
         // Dropping the stream on return ends the decoder at its next chunk.
         let outcome = consume(&mut stream);
         drop(stream);
-        // To its very end, which the scope alone would not wait for: who has a second thread may not clone.
-        match decoder.join() {
-            Ok(()) => outcome,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        join([decoder]);
+        outcome
     })
+}
+
+/// Waits until threads have come to their very end, which a scope alone would not: who has a second thread may not
+/// clone.
+pub(crate) fn join<'a>(threads: impl IntoIterator<Item = ScopedJoinHandle<'a, ()>>) {
+    for thread in threads {
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
 }
 
 impl Stream<'_> {

@@ -54,7 +54,7 @@ pub struct Child {
 /// Only for processes of one thread: the child of a threaded process may hold a lock that no thread
 /// of its own will ever release. A caller with more threads gets `EDEADLK` and no child.
 pub fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
-    if threads()? != 1 {
+    if !is_alone()? {
         return Err(Errno::DEADLK);
     }
     let mut pidfd: libc::c_int = -1;
@@ -85,9 +85,39 @@ pub fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Clon
     }
 }
 
-/// The number of threads of this process: `/proc/self/task` has one directory for each.
-fn threads() -> io::Result<u64> {
-    Ok(rustix::fs::stat("/proc/self/task")?.st_nlink as u64 - 2)
+/// Whether no other thread of this process will ever run: `/proc/self/task` has one directory for each.
+///
+/// One that was joined may be listed for a while, since the kernel tells the joiner first and clears up afterwards
+/// (`exit_mm` and `release_task` in kernel/exit.c).
+fn is_alone() -> io::Result<bool> {
+    const TASKS: &str = "/proc/self/task";
+    if rustix::fs::stat(TASKS)?.st_nlink == 3 {
+        return Ok(true);
+    }
+    let own = rustix::thread::gettid().as_raw_nonzero().to_string();
+    for task in std::fs::read_dir(TASKS).map_err(errno)? {
+        let task = task.map_err(errno)?;
+        match std::fs::read_to_string(task.path().join("stat")) {
+            Ok(stat) if task.file_name() == *own || is_ending(&stat) => {}
+            Ok(_) => return Ok(false),
+            // It has just gone.
+            Err(_) => {}
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a task is past its last instruction, from its `stat` (proc_pid_stat(5), field 9).
+fn is_ending(stat: &str) -> bool {
+    /// include/linux/sched.h.
+    const PF_EXITING: u32 = 4;
+    // The name before may hold anything.
+    let flags = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_ascii_whitespace().nth(6));
+    flags.and_then(|flags| flags.parse::<u32>().ok()).is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
+fn errno(e: std::io::Error) -> Errno {
+    Errno::from_io_error(&e).unwrap_or(Errno::IO)
 }
 
 /// Leaves namespaces for new ones (unshare(2)).
@@ -210,4 +240,26 @@ pub fn with_file_ids<T>(uid: u32, gid: u32, act: impl FnOnce() -> T) -> T {
         libc::setfsgid(old_gid as libc::gid_t);
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_is_ending_does_not_count() {
+        // As proc_pid_stat(5) has it, with a name that does its worst.
+        assert!(is_ending("7 (a) S 1 4) R 1 7 7 0 -1 4194372 0 0"));
+        assert!(!is_ending("7 (a) S 1 4) R 1 7 7 0 -1 4194368 0 0"));
+        assert!(!is_ending(""));
+    }
+
+    #[test]
+    fn a_process_of_several_threads_can_not_be_cloned() {
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || receiver.recv().is_err());
+        assert!(matches!(clone(0, None), Err(Errno::DEADLK)));
+        drop(sender);
+        assert!(other.join().unwrap());
+    }
 }

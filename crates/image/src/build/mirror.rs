@@ -222,7 +222,7 @@ impl<'a> Mirror<'a> {
         let (tell, told) = channel::<Told>();
         let (mut stats, mut read, mut first_error) = (Stats::default(), 0u64, Ok(()));
         thread::scope(|scope| {
-            for _ in 0..CONNECTIONS {
+            let fetch = |_| {
                 let (queue, stop, tell) = (&queue, &stop, tell.clone());
                 scope.spawn(move || {
                     // A guard of its own: the queue is free while a package is fetched.
@@ -236,8 +236,9 @@ impl<'a> Mirror<'a> {
                             return;
                         }
                     }
-                });
-            }
+                })
+            };
+            let threads: Vec<_> = (0..CONNECTIONS).map(fetch).collect();
             drop(tell);
             for event in told {
                 match event {
@@ -257,6 +258,7 @@ impl<'a> Mirror<'a> {
                 }
                 progress(Progress { stage: Stage::Fetching { total }, read, ..Progress::default() });
             }
+            stream::join(threads);
         });
         // A count that is lost is no reason to fail.
         let _ = self.cache.count(stats);
