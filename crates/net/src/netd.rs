@@ -127,7 +127,10 @@ pub fn serve(place: Place, listener: OwnedFd, hooks: &Hooks<'_>) -> Result<()> {
     };
     // What can't be gone on with is told to whoever asks for something.
     let mended = netd.take_over();
-    match netd.live(&listener, &signals, mended.err())? {
+    let then = netd.live(&listener, &signals, mended.err());
+    // The kernel closes them when this process has ended: who waits for that hears it by its connection.
+    std::mem::forget(std::mem::take(&mut netd.clients));
+    match then? {
         Then::Vanish if !netd.hooks.socket_stays => {
             let dir = rustix::fs::open(
                 &netd.place.run,
@@ -320,7 +323,6 @@ impl Netd<'_> {
             drop(fds);
             self.clients.flush();
         }
-        self.clients.hang_up();
     }
 }
 

@@ -112,11 +112,6 @@ impl Clients {
         self.all.iter_mut().for_each(Client::flush);
         self.all.retain(|client| !client.lost);
     }
-
-    /// Waits for nobody any more: what has not been said by now is not.
-    pub fn hang_up(&mut self) {
-        self.all.clear();
-    }
 }
 
 impl Client {
