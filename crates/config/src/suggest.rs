@@ -1,5 +1,7 @@
 //! The word that was probably meant.
 
+use lazaret_base::distance;
+
 /// The candidate nearest to `word`, if it is near enough to be what was meant.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Longer words are nothing we know; measuring the distance would only cost time.
@@ -28,26 +30,6 @@ pub(crate) fn did_you_mean<'a>(
 /// Case and the choice between `-` and `_` are no difference.
 fn plain(word: &str) -> String {
     word.to_ascii_lowercase().replace('-', "_")
-}
-
-/// Optimal string alignment distance: insert, delete, replace, and swap of two neighbours, one each.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let differ = usize::from(a[i - 1] != b[j - 1]);
-            let mut best = (last[j] + 1).min(row[j - 1] + 1).min(last[j - 1] + differ);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(before[j - 2] + 1);
-            }
-            row.push(best);
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last[b.len()]
 }
 
 #[cfg(test)]

@@ -163,6 +163,23 @@ impl<'s, 'a> Archive<'s, 'a> {
         self.stream.consume(n);
     }
 
+    /// Takes the whole content of an entry; `None`, and nothing is taken, if there are more than `most` bytes.
+    pub(crate) fn content(&mut self, most: u64) -> Result<Option<Vec<u8>>> {
+        if self.left > most {
+            return Ok(None);
+        }
+        let mut content = Vec::new();
+        loop {
+            let piece = self.peek(u64::MAX)?;
+            let n = piece.len();
+            if n == 0 {
+                return Ok(Some(content));
+            }
+            content.extend_from_slice(piece);
+            self.consume(n);
+        }
+    }
+
     fn skip(&mut self) -> Result<()> {
         self.left += std::mem::take(&mut self.padding);
         loop {
@@ -394,20 +411,9 @@ pub fn leading_files(
         let mut files = std::collections::HashMap::new();
         while let Some(entry) = archive.next()? {
             let Some(name) = wanted.iter().find(|name| name.as_bytes() == entry.path) else { break };
-            if entry.kind != Kind::File || archive.left > most {
-                return Err(error(format!("`{name}` is no file of at most {most} bytes")));
-            }
-            let mut bytes = Vec::new();
-            loop {
-                let more = archive.peek(u64::MAX)?;
-                let n = more.len();
-                if n == 0 {
-                    break;
-                }
-                bytes.extend_from_slice(more);
-                archive.consume(n);
-            }
-            files.insert((*name).to_owned(), bytes);
+            let content = if entry.kind == Kind::File { archive.content(most)? } else { None };
+            let content = content.ok_or_else(|| error(format!("`{name}` is no file of at most {most} bytes")))?;
+            files.insert((*name).to_owned(), content);
         }
         Ok(files)
     })

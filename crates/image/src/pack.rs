@@ -215,12 +215,7 @@ impl<W: Write> Packing<'_, W> {
 
     fn count(&mut self) {
         self.done.entries += 1;
-        (self.progress)(Progress {
-            entries: self.done.entries,
-            bytes: self.done.bytes,
-            read: self.done.bytes,
-            ..Progress::default()
-        });
+        (self.progress)(Progress::written(self.done.entries, self.done.bytes));
     }
 
     fn describe(&self, node: &Node<'_>, name: &[u8], kind: u8) -> Result<Header> {
@@ -275,12 +270,7 @@ impl<W: Write> Packing<'_, W> {
             self.archive.write(&buffer[..n])?;
             at += n as u64;
             self.done.bytes += n as u64;
-            (self.progress)(Progress {
-                entries: self.done.entries,
-                bytes: self.done.bytes,
-                read: self.done.bytes,
-                ..Progress::default()
-            });
+            (self.progress)(Progress::written(self.done.entries, self.done.bytes));
         }
         Ok(())
     }

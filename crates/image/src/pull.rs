@@ -194,20 +194,30 @@ impl Store {
         if let Some(image) = self.here(&name, order, build)? {
             return Ok(Pulled { image, new: false, notes: Vec::new() });
         }
-        let lock_path = self.part("locks")?.join(format!("pull-{}", build.root.digest.hex()));
-        let lock = match Lock::try_take(&lock_path)? {
+        self.one_pull_at_a_time(&build.root.digest, progress, |progress| match self.here(&name, order, build)? {
+            Some(image) => Ok(Pulled { image, new: true, notes: Vec::new() }),
+            None => self.pull_locked(order, name, product, build, progress),
+        })
+    }
+
+    /// Pulls while nobody else pulls the same.
+    pub(crate) fn one_pull_at_a_time(
+        &self,
+        what: &Digest,
+        progress: &mut dyn FnMut(Progress),
+        pull: impl FnOnce(&mut dyn FnMut(Progress)) -> Result<Pulled>,
+    ) -> Result<Pulled> {
+        let path = self.part("locks")?.join(format!("pull-{}", what.hex()));
+        let lock = match Lock::try_take(&path)? {
             Some(lock) => lock,
             None => {
                 progress(Progress { stage: Stage::Waiting, ..Progress::default() });
-                Lock::wait(&lock_path)?
+                Lock::wait(&path)?
             }
         };
-        let pulled = match self.here(&name, order, build)? {
-            Some(image) => Ok(Pulled { image, new: true, notes: Vec::new() }),
-            None => self.pull_locked(order, name, product, build, progress),
-        };
+        let pulled = pull(progress);
         // Unlinked while held: whoever waits sees that and makes a new one.
-        let _ = stdfs::remove_file(&lock_path);
+        let _ = stdfs::remove_file(&path);
         drop(lock);
         pulled
     }

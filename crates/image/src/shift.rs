@@ -119,12 +119,7 @@ impl Visitor for Copying<'_> {
     fn leaf(&mut self, node: &Node<'_>) -> Result<()> {
         self.done.entries += 1;
         self.one(node)?;
-        (self.progress)(Progress {
-            entries: self.done.entries,
-            bytes: self.done.bytes,
-            read: self.done.bytes,
-            ..Progress::default()
-        });
+        (self.progress)(Progress::written(self.done.entries, self.done.bytes));
         Ok(())
     }
 

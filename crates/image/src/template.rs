@@ -81,7 +81,7 @@ pub(crate) fn metadata_of_unified(reader: impl std::io::Read + Send) -> Result<O
                 return Err(error(format!("the image's metadata have more than {LARGEST} bytes")));
             }
             if entry.kind == Kind::File && entry.sparse.is_none() {
-                files.insert(path, content(&mut archive)?);
+                files.extend(archive.content(u64::MAX)?.map(|content| (path, content)));
             }
         }
         Ok(files)
@@ -133,24 +133,11 @@ fn files(bytes: &[u8]) -> Result<BTreeMap<String, Vec<u8>>> {
         while let Some(entry) = archive.next()? {
             let path = String::from_utf8_lossy(&entry.path).trim_start_matches("./").to_owned();
             if entry.kind == Kind::File && entry.sparse.is_none() {
-                files.insert(path, content(&mut archive)?);
+                files.extend(archive.content(u64::MAX)?.map(|content| (path, content)));
             }
         }
         Ok(files)
     })
-}
-
-fn content(archive: &mut Archive<'_, '_>) -> Result<Vec<u8>> {
-    let mut content = Vec::new();
-    loop {
-        let piece = archive.peek(u64::MAX)?;
-        let n = piece.len();
-        if n == 0 {
-            return Ok(content);
-        }
-        content.extend_from_slice(piece);
-        archive.consume(n);
-    }
 }
 
 fn template(path: &str, value: &Value, files: &BTreeMap<String, Vec<u8>>) -> Result<Option<Template>> {

@@ -70,6 +70,13 @@ pub struct Progress {
     pub read: u64,
 }
 
+impl Progress {
+    /// Where what is written is all that is read.
+    pub(crate) fn written(entries: u64, bytes: u64) -> Progress {
+        Progress { entries, bytes, read: bytes, ..Progress::default() }
+    }
+}
+
 /// What an archive became.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unpacked {

@@ -178,7 +178,7 @@ impl<'a> Reader<'a> {
         }
         self.hash.update(length.to_le_bytes());
         self.bytes += length;
-        (self.progress)(Progress { entries: self.entries, bytes: self.bytes, read: self.bytes, ..Progress::default() });
+        (self.progress)(Progress::written(self.entries, self.bytes));
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,14 +19,14 @@ use lazaret_image::build::{
 };
 use lazaret_image::{About, Network, Progress, Stats, Template, absorb, own_architecture};
 use lazaret_runtime::plan::OurInit;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags};
 
 use crate::create::{self, Create, root_file_system};
 use crate::image::check_name;
 use crate::keeper::{Ended, Keeper};
 use crate::relay::{self, Ends};
 use crate::start::Request;
-use crate::store::{Image, ImageBind, Record, Storage, Store, Workshop};
+use crate::store::{Image, ImageBind, Record, Storage, Store, Workshop, open_tree, part};
 
 pub use lazaret_image::build::{DISTRIBUTIONS, Places as From, Variant as Amount};
 
@@ -306,7 +306,7 @@ impl<'a> Bench<'a> {
         after: impl FnOnce(&Path, &Record) -> Result<()>,
     ) -> Result<()> {
         let store = self.store;
-        let name = free_name(store)?;
+        let name = create::free_name(store, "build")?.ok_or_else(|| error("no free name was found"))?;
         let lock = store.lock(&name)?;
         let mut pairs = vec![("image", "host"), ("description", "an image that is being built")];
         pairs.extend(inside.network.map(|mode| ("network.mode", mode)));
@@ -341,8 +341,7 @@ impl<'a> Bench<'a> {
         let mut keeper = match Keeper::take(&request) {
             Ok(keeper) => keeper,
             Err(e) => {
-                let _ = create::remove(store, name);
-                let _ = store.forget_run(name);
+                create::discard(store, name);
                 return Err(e);
             }
         };
@@ -412,32 +411,13 @@ impl Drop for Bench<'_> {
 /// Takes the place away over which things were handed in. No link of the tree is followed.
 fn forget_place(dir: &Path, storage: Storage) {
     use rustix::fs::{AtFlags, ResolveFlags, openat2, unlinkat};
-    let part = if storage == Storage::Overlay { "upper" } else { "rootfs" };
     let (above, name) = INSIDE.trim_start_matches('/').rsplit_once('/').unwrap_or((".", INSIDE));
     let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
-    let above = open_tree(&dir.join(part)).and_then(|tree| Ok(openat2(tree, above, flags, Mode::empty(), how)?));
+    let above =
+        open_tree(&dir.join(part(storage))).and_then(|tree| Ok(openat2(tree, above, flags, Mode::empty(), how)?));
     // An empty directory that stays is no harm.
     let _ = above.map(|above| unlinkat(above, name, AtFlags::REMOVEDIR));
-}
-
-pub(crate) fn open_tree(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    open(path, flags, Mode::empty()).with_context(|| format!("opening `{}`", path.display()))
-}
-
-/// `build-` and six letters that no container has yet.
-fn free_name(store: &Store) -> Result<Name> {
-    for _ in 0..100 {
-        let mut random = [0u8; 6];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-        let letters: String = random.iter().map(|byte| char::from(b'a' + byte % 26)).collect();
-        let name: Name = format!("build-{letters}").parse()?;
-        if !store.exists(&name) {
-            return Ok(name);
-        }
-    }
-    Err(error("no free name was found"))
 }
 
 #[cfg(test)]

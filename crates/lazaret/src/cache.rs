@@ -11,7 +11,6 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -35,7 +34,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use serde::{Deserialize, Serialize};
 
 use crate::exec::{exec, running};
-use crate::store::{Phase, Record, Storage, Store};
+use crate::store::{Phase, Record, Storage, Store, open_tree};
 use crate::{network, process};
 
 /// What was decided about the cache.
@@ -216,13 +215,11 @@ pub(crate) fn withdraw(store: &Store, name: &Name, record: &Record) -> Result<()
 }
 
 fn trees(store: &Store, name: &Name, record: &Record) -> Result<Vec<OwnedFd>> {
-    use rustix::fs::{Mode, OFlags, open};
     let mut paths = vec![store.written(name, record)];
     if record.storage == Storage::Overlay {
         paths.extend(store.lower(record));
     }
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    paths.iter().map(|path| Ok(open(path, flags, Mode::empty())?)).collect::<Result<_>>().context("opening its layers")
+    paths.iter().map(|path| open_tree(path)).collect::<Result<_>>().context("opening its layers")
 }
 
 fn shift(record: &Record) -> u32 {
@@ -312,25 +309,7 @@ fn begin(store: &Store, dir: BorrowedFd<'_>) -> Result<()> {
     let listener = new_socket()?;
     bind(&listener, &address(dir)?).context(beginning)?;
     listen(&listener, 64).context(beginning)?;
-    let mut service = Command::new("/proc/self/exe");
-    service.arg(SERVICE);
-    if let Some(root) = store.root() {
-        service.arg("--root").arg(root);
-    }
-    let started = service
-        .stdin(Stdio::from(listener))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .current_dir("/")
-        .env_clear()
-        .spawn()
-        .context(beginning)?
-        .wait()
-        .context(beginning)?;
-    match started.success() {
-        true => Ok(()),
-        false => Err(error(format!("the package cache could not begin: {started}"))),
-    }
+    process::begin_service(store, &[SERVICE], listener, "the package cache")
 }
 
 /// Ends the process, if there is one.

@@ -8,9 +8,8 @@ use lazaret_config::{Document, Name};
 use lazaret_image::Progress;
 use rustix::fs::{Mode, OFlags, open};
 
-use crate::create::{Create, make, make_upper, refuse_taken};
+use crate::create::{Create, hold_pair, make, make_upper};
 use crate::event::{self, What};
-use crate::recover::recover_locked;
 use crate::snapshot::{copy_into, keep, sync};
 use crate::store::{Ids, Label, LayerId, Record, Storage, Store};
 
@@ -35,13 +34,7 @@ pub fn copy(store: &Store, wanted: &Copy<'_>, progress: &mut dyn FnMut(Progress)
     if from == to {
         return Err(error(format!("`{to}` can't be a copy of itself")).kind(Kind::Invalid));
     }
-    // Always in the same order, as `rename` has it.
-    let (first, second) = if from < to { (from, to) } else { (to, from) };
-    let (_first, _second) = (store.lock(first)?, store.lock(second)?);
-    recover_locked(store, from)?;
-    recover_locked(store, to)?;
-    store.require(from)?;
-    refuse_taken(store, to)?;
+    let _locks = hold_pair(store, from, to)?;
     copy_locked(store, wanted, progress).with_context(|| format!("copying `{from}` to `{to}`"))
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use lazaret_base::{Context, Kind, Result, Undo, error};
+use lazaret_base::{Context, Kind, Lock, Result, Undo, error};
 use lazaret_config::{Document, Name};
 use lazaret_image::{Facts, Progress, Template};
 use lazaret_net::lease;
@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags, open};
 use crate::event::{self, What};
 use crate::image::{self, Found};
 use crate::recover::{collect, recover_locked};
-use crate::store::{Ids, Image, ImageBind, Record, Storage, Store, write_container};
+use crate::store::{Ids, Image, ImageBind, Record, Storage, Store, part, write_container};
 use crate::{ids, stop};
 
 /// What to make.
@@ -87,11 +87,11 @@ fn write_templates(
     }
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let layer = open(&image.rootfs, flags, Mode::empty()).context("opening the image's tree")?;
-    let (part, shift) = match storage {
-        Storage::Overlay => ("upper", 0),
-        Storage::Copy => ("rootfs", ids.map_or(0, |ids| ids.start)),
+    let shift = match storage {
+        Storage::Overlay => 0,
+        Storage::Copy => ids.map_or(0, |ids| ids.start),
     };
-    let own = open(dir.join(part), flags, Mode::empty()).context("opening the container's tree")?;
+    let own = open(dir.join(part(storage)), flags, Mode::empty()).context("opening the container's tree")?;
     let architecture = std::env::consts::ARCH;
     let facts = Facts { name: name.as_str(), architecture, privileged: ids.is_none() };
     Ok(lazaret_image::seed(templates, &facts, layer.as_fd(), own.as_fd(), shift))
@@ -228,19 +228,46 @@ pub(crate) fn make_upper(dir: &Path, below: BorrowedFd<'_>) -> Result<()> {
     lazaret_image::dress_root(&upper, below).context("making `upper`")
 }
 
+/// Takes the locks of a container that is there and of a name that is free.
+pub(crate) fn hold_pair(store: &Store, from: &Name, to: &Name) -> Result<[Lock; 2]> {
+    // Always in the same order, or two commands could wait for each other.
+    let (first, second) = if from < to { (from, to) } else { (to, from) };
+    let locks = [store.lock(first)?, store.lock(second)?];
+    recover_locked(store, from)?;
+    recover_locked(store, to)?;
+    store.require(from)?;
+    refuse_taken(store, to)?;
+    Ok(locks)
+}
+
+/// `PREFIX-` and six letters that no container has yet; `None` if none is found.
+pub(crate) fn free_name(store: &Store, prefix: &str) -> Result<Option<Name>> {
+    for _ in 0..100 {
+        let mut random = [0u8; 6];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        let letters: String = random.iter().map(|byte| char::from(b'a' + byte % 26)).collect();
+        let name: Name = format!("{prefix}-{letters}").parse()?;
+        if !store.exists(&name) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Takes a container away that never ran.
+pub(crate) fn discard(store: &Store, name: &Name) {
+    // What stays is removed by the next command.
+    let _ = remove(store, name);
+    let _ = store.forget_run(name);
+}
+
 /// Gives a stopped container another name.
 pub fn rename(store: &Store, from: &Name, to: &Name) -> Result<()> {
     store.require(from)?;
     if from == to {
         return Ok(());
     }
-    // Always in the same order, or two renames could wait for each other.
-    let (first, second) = if from < to { (from, to) } else { (to, from) };
-    let (_first, _second) = (store.lock(first)?, store.lock(second)?);
-    recover_locked(store, from)?;
-    recover_locked(store, to)?;
-    store.require(from)?;
-    refuse_taken(store, to)?;
+    let _locks = hold_pair(store, from, to)?;
     if store.is_kept(from)? {
         return Err(error(format!("`{from}` is running"))
             .kind(Kind::Running)

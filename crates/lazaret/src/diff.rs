@@ -4,16 +4,13 @@ use lazaret_base::{Context, Result};
 use lazaret_config::Name;
 pub use lazaret_image::{Change, Difference};
 
-use crate::recover::recover_locked;
+use crate::recover::hold;
 use crate::snapshot::{refuse_volatile, while_frozen};
 use crate::store::{Storage, Store};
 
 /// Everything that is different from the image, by path. A running container is frozen while it is looked at.
 pub fn diff(store: &Store, name: &Name) -> Result<Vec<Change>> {
-    store.require(name)?;
-    store.prepare()?;
-    let _lock = store.lock(name)?;
-    recover_locked(store, name)?;
+    let _lock = hold(store, name)?;
     let record = store.record(name)?;
     let look = || {
         let before = store.image_tree(&record)?;

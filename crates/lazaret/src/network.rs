@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ use rustix::process::Pid;
 use serde::Serialize;
 
 use crate::exec::Running;
+use crate::process;
 use crate::store::Store;
 
 /// How long netd may take for what it is asked.
@@ -70,7 +71,6 @@ fn is_absent(e: &Error) -> bool {
 
 /// Starts our own program anew as netd, on a socket that is there from now on: who calls need not wait for it.
 fn begin_netd(store: &Store, dir: BorrowedFd<'_>) -> Result<Line> {
-    let beginning = "beginning netd";
     let _lock = store.lock_netd_begin()?;
     // Somebody else was faster.
     match Line::call(dir) {
@@ -78,24 +78,9 @@ fn begin_netd(store: &Store, dir: BorrowedFd<'_>) -> Result<Line> {
         other => return other.context("calling netd"),
     }
     let listener = wire::listen_in(dir)?;
-    let mut netd = Command::new("/proc/self/exe");
-    netd.args(["netd", "--detach"]);
-    if let Some(root) = store.root() {
-        netd.arg("--root").arg(root);
-    }
-    let started = netd
-        .stdin(Stdio::from(listener))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .current_dir("/")
-        .env_clear()
-        .spawn()
-        .context(beginning)?
-        .wait()
-        .context(beginning)?;
-    if !started.success() {
+    if let Err(e) = process::begin_service(store, &["netd", "--detach"], listener, "netd") {
         wire::unlisten(dir);
-        return Err(error(format!("netd could not begin: {started}")));
+        return Err(e);
     }
     Line::call(dir).context("calling netd")
 }

@@ -1,9 +1,38 @@
-//! Telling one process from a later one with the same number.
+//! Processes of our own program, and telling one from a later one with the same number.
 
 use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
 
-use lazaret_base::{Kind, Result, error};
+use lazaret_base::{Context, Kind, Result, error};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::store::Store;
+
+/// Our own program anew, from the file `path`: with this as its standard input, and nothing else of the caller's.
+pub(crate) fn anew(path: &str, input: impl Into<Stdio>) -> Command {
+    let mut program = Command::new(path);
+    program.stdin(input).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/").env_clear();
+    program
+}
+
+/// Begins a service of an installation: our own program with these words, which is given the socket it is called on
+/// and goes on by itself. An error if it could not begin; `what` is its name.
+pub(crate) fn begin_service(store: &Store, words: &[&str], listener: OwnedFd, what: &str) -> Result<()> {
+    let mut service = anew(OWN_PROGRAM, listener);
+    service.args(words);
+    if let Some(root) = store.root() {
+        service.arg("--root").arg(root);
+    }
+    let beginning = || format!("beginning {what}");
+    let begun = service.spawn().with_context(beginning)?.wait().with_context(beginning)?;
+    match begun.success() {
+        true => Ok(()),
+        false => Err(error(format!("{what} could not begin: {begun}"))),
+    }
+}
+
+/// The file that this process runs.
+pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// When a process was made, in clock ticks since boot: field 22 of proc_pid_stat(5).
 pub fn started(pid: Pid) -> Option<u64> {

@@ -5,7 +5,7 @@ use lazaret_config::Name;
 use lazaret_image::{About, Image, Progress, own_architecture};
 
 use crate::image::check_name;
-use crate::recover::recover_locked;
+use crate::recover::hold;
 use crate::snapshot::still;
 use crate::store::{Record, Store};
 
@@ -22,10 +22,7 @@ pub struct Published {
 /// copied; the image is made of the copy.
 pub fn publish(store: &Store, name: &Name, image: &str, progress: &mut dyn FnMut(Progress)) -> Result<Published> {
     check_name(image)?;
-    store.require(name)?;
-    store.prepare()?;
-    let _lock = store.lock(name)?;
-    recover_locked(store, name)?;
+    let _lock = hold(store, name)?;
     let record = store.record(name)?;
     refuse_host(name, &record)?;
     let publishing = || format!("publishing `{name}` as `{image}`");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lazaret_base::Result;
+use lazaret_base::{Lock, Result};
 use lazaret_config::Name;
 use lazaret_runtime::cgroup::{self, Group, Hierarchies};
 
@@ -37,6 +37,15 @@ fn recover_one(store: &Store, name: &Name) -> Result<()> {
         Some(_lock) => recover_locked(store, name),
         None => Ok(()),
     }
+}
+
+/// Takes the lock of a container that is there, and cleans up after its keeper.
+pub(crate) fn hold(store: &Store, name: &Name) -> Result<Lock> {
+    store.require(name)?;
+    store.prepare()?;
+    let lock = store.lock(name)?;
+    recover_locked(store, name)?;
+    Ok(lock)
 }
 
 /// The same for a command that holds the container's lock.

@@ -8,7 +8,7 @@ use lazaret_image::Progress;
 use lazaret_runtime::plan::OurInit;
 use lazaret_runtime::spawn::Started;
 
-use crate::create::{Create, create_locked};
+use crate::create::{self, Create, create_locked};
 use crate::keeper::{Ended, Keeper};
 use crate::relay::{self, Ends};
 use crate::start::{Request, passed};
@@ -44,7 +44,8 @@ pub fn run(
     store.prepare()?;
     let name = match run.name {
         Some(name) => name,
-        None => free_name(store)?,
+        None => create::free_name(store, "run")?
+            .ok_or_else(|| error("no free name was found").hint("name the container yourself: --name NAME"))?,
     };
     // Held until it runs: nobody comes in between.
     let lock = store.lock(&name)?;
@@ -61,7 +62,7 @@ pub fn run(
     let request = Request { root: store.root().map(Into::into), name: name.clone(), environment, inject: None };
     let (command, user, cwd) = program(&created.record, run.command, run.user, run.cwd);
     if command.is_empty() {
-        discard(store, &name);
+        create::discard(store, &name);
         let e = error("there is nothing to run: the image names no program").kind(Kind::Invalid);
         return Err(e.hint("name a command: lazaret run … -- sh; or boot it: lazaret create, lazaret start"));
     }
@@ -104,7 +105,7 @@ fn attend(
         Ok(keeper) => keeper,
         Err(e) => {
             if ephemeral {
-                discard(store, name);
+                create::discard(store, name);
             }
             return Err(e);
         }
@@ -130,25 +131,4 @@ fn attend(
     let ended = ended?;
     given_back?;
     Ok(ended)
-}
-
-/// Takes a container away that never ran.
-fn discard(store: &Store, name: &Name) {
-    // What stays is removed by the next command.
-    let _ = crate::create::remove(store, name);
-    let _ = store.forget_run(name);
-}
-
-/// `run-` and six letters that no container has yet.
-fn free_name(store: &Store) -> Result<Name> {
-    for _ in 0..100 {
-        let mut random = [0u8; 6];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-        let letters: String = random.iter().map(|byte| char::from(b'a' + byte % 26)).collect();
-        let name: Name = format!("run-{letters}").parse()?;
-        if !store.exists(&name) {
-            return Ok(name);
-        }
-    }
-    Err(error("no free name was found").hint("name the container yourself: --name NAME"))
 }

@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags, open};
 
 use crate::event::{self, What};
 use crate::exec::running;
-use crate::recover::{LAST_BREATH, collect, recover_locked};
+use crate::recover::{LAST_BREATH, collect, hold, recover_locked};
 use crate::store::{Label, LayerId, Pending, Record, Snapshot, Storage, Store, Why, Workshop};
 
 /// Layers of a container's own beyond this many are merged by copying. Each costs a look at every path that is not
@@ -43,10 +43,7 @@ pub fn snapshot(
     label: Option<&Label>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Taken> {
-    store.require(name)?;
-    store.prepare()?;
-    let _lock = store.lock(name)?;
-    recover_locked(store, name)?;
+    let _lock = hold(store, name)?;
     let mut record = store.record(name)?;
     let label = match label {
         Some(label) => label.clone(),
@@ -304,10 +301,7 @@ fn forget(store: &Store, name: &Name, record: &mut Record, which: impl Fn(&Snaps
 /// Makes a stopped container what it was when a snapshot was taken: its files and its configuration. What it was until
 /// now is kept as a snapshot, whose label comes back.
 pub fn rollback(store: &Store, name: &Name, label: &Label, progress: &mut dyn FnMut(Progress)) -> Result<Label> {
-    store.require(name)?;
-    store.prepare()?;
-    let lock = store.lock(name)?;
-    recover_locked(store, name)?;
+    let lock = hold(store, name)?;
     let mut record = store.record(name)?;
     let rolling = || format!("rolling `{name}` back to `{label}`");
     let wanted = record.snapshot(label).with_context(rolling)?.layers.clone();

@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
 use lazaret_base::{Context, Error, Kind, Result, Wire, error, read_bounded};
 use lazaret_config::{Config, Init, Name};
@@ -16,7 +15,8 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::keeper;
-use crate::recover::recover_locked;
+use crate::process;
+use crate::recover::hold;
 use crate::snapshot;
 use crate::store::{Record, Store};
 
@@ -52,10 +52,7 @@ pub fn start(
     environment: impl Fn(&str) -> Option<String>,
     inject: Option<(usize, String)>,
 ) -> Result<Vec<String>> {
-    store.require(name)?;
-    store.prepare()?;
-    let lock = store.lock(name)?;
-    recover_locked(store, name)?;
+    let lock = hold(store, name)?;
     store.require(name)?;
     if store.is_kept(name)? {
         return Err(already(name));
@@ -114,18 +111,12 @@ fn execute_keeper(request: &Request, sealed: bool, ours: UnixStream, theirs: Uni
     };
     let path = match &copy {
         Some(file) => format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file)),
-        None => "/proc/self/exe".to_owned(),
+        None => process::OWN_PROGRAM.to_owned(),
     };
-    Command::new(path)
-        .arg("keeper")
-        .arg(request.name.as_str())
-        .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .current_dir("/")
-        .env_clear()
-        .spawn()
-        .context("starting its keeper")?;
+    let mut program = process::anew(&path, OwnedFd::from(theirs));
+    program.arg("keeper").arg(request.name.as_str()).spawn().context("starting its keeper")?;
+    // Or its end would go unheard.
+    drop(program);
     let mut line = ours;
     let bytes = serde_json::to_vec(request).map_err(|e| error(e.to_string()))?;
     line.write_all(&bytes).and_then(|()| line.shutdown(std::net::Shutdown::Write)).context("telling its keeper")?;

@@ -126,8 +126,8 @@ pub enum Storage {
     Copy,
 }
 
-pub(crate) use layers::Step;
 pub use layers::{Label, LayerId, Pending, Snapshot, Why};
+pub(crate) use layers::{Step, open_tree, part};
 
 /// Where a running container is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -24,9 +24,9 @@ use serde::{Deserialize, Serialize};
 use crate::create::{Chosen, Create, find_image, make, refuse_taken, root_file_system};
 use crate::image;
 use crate::publish::refuse_host;
-use crate::recover::recover_locked;
+use crate::recover::{hold, recover_locked};
 use crate::snapshot::{Still, still};
-use crate::store::{Ids, Image, Record, Storage, Store};
+use crate::store::{Ids, Image, Record, Storage, Store, open_tree};
 
 /// For whom a container or image is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,10 +104,7 @@ impl Content {
 /// Writes a container to a file. A running one is frozen while what it has written is copied; the file is made of the
 /// copy.
 pub fn export(store: &Store, name: &Name, export: &Export<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Exported> {
-    store.require(name)?;
-    store.prepare()?;
-    let _lock = store.lock(name)?;
-    recover_locked(store, name)?;
+    let _lock = hold(store, name)?;
     let record = store.record(name)?;
     if export.format != Format::Lazaret {
         refuse_host(name, &record)?;
@@ -407,9 +404,4 @@ fn put_changes(
     }
     std::fs::rename(rootfs, dir.join("rootfs"))?;
     Ok(unpacked.warnings)
-}
-
-fn open_tree(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    open(path, flags, Mode::empty()).with_context(|| format!("opening `{}`", path.display()))
 }

@@ -123,6 +123,26 @@ enum Rest {
 
 const DONE: Rest = Rest::Pass(0);
 
+impl Rest {
+    /// Takes what belongs to it of the input, and says how many bytes that is; `None` if nothing is left to be taken.
+    fn take(&mut self, input: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+        let (Rest::Pass(left) | Rest::Skip(left)) = *self;
+        if *self == DONE {
+            return None;
+        }
+        let used = left.min(input.len());
+        *self = match *self {
+            Rest::Pass(_) => {
+                out.extend_from_slice(&input[..used]);
+                Rest::Pass(left - used)
+            }
+            Rest::Skip(_) if used == left => DONE,
+            Rest::Skip(_) => Rest::Skip(left - used),
+        };
+        Some(used)
+    }
+}
+
 /// A question that the server has not answered.
 #[derive(Debug)]
 struct Pending {
@@ -340,19 +360,8 @@ impl Filter {
         if input.is_empty() {
             return Ok(0);
         }
-        match self.rest {
-            DONE => {}
-            Rest::Pass(n) => {
-                let used = n.min(input.len());
-                flow.to_server.extend_from_slice(&input[..used]);
-                self.rest = Rest::Pass(n - used);
-                return Ok(used);
-            }
-            Rest::Skip(n) => {
-                let used = n.min(input.len());
-                self.rest = if n == used { DONE } else { Rest::Skip(n - used) };
-                return Ok(used);
-            }
+        if let Some(used) = self.rest.take(input, flow.to_server) {
+            return Ok(used);
         }
         if self.waits() || input.len() < 4 {
             return Ok(0);

@@ -134,17 +134,8 @@ pub fn control(file: &File, parts: &Parts) -> Result<Vec<ControlFile>> {
                 EntryKind::File if !name.is_empty() && name.chars().all(plain) => {}
                 _ => return Err(error(format!("`{path}` has no place in a control archive")).kind(Kind::Invalid)),
             }
-            let mut bytes = Vec::new();
-            loop {
-                let more = archive.peek(u64::MAX)?;
-                let n = more.len();
-                if n == 0 {
-                    break;
-                }
-                room = room.checked_sub(n as u64).ok_or_else(|| error("the control archive is too large"))?;
-                bytes.extend_from_slice(more);
-                archive.consume(n);
-            }
+            let bytes = archive.content(room)?.ok_or_else(|| error("the control archive is too large"))?;
+            room -= bytes.len() as u64;
             files.push(ControlFile { name, bytes, executable: entry.mode & 0o100 != 0 });
         }
         match files.iter().any(|file| file.name == "control") {

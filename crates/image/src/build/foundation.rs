@@ -71,7 +71,7 @@ pub fn lay_foundation(
         foundation.unpacked.warnings.extend(laid.unpacked.warnings);
         foundation.scripts.extend(laid.script);
         let (entries, bytes) = (foundation.unpacked.entries, foundation.unpacked.bytes);
-        progress(Progress { entries, bytes, read: bytes, ..Progress::default() });
+        progress(Progress::written(entries, bytes));
     }
     // Who is a user is said first: other scripts change owners.
     foundation.scripts.sort_by_key(|script| script.package != "base-passwd");

@@ -46,19 +46,9 @@ impl Store {
         name: &str,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Pulled> {
-        let lock_path = self.part("locks")?.join(format!("pull-{}", Digest::of(name.as_bytes()).hex()));
-        let lock = match Lock::try_take(&lock_path)? {
-            Some(lock) => lock,
-            None => {
-                progress(Progress { stage: Stage::Waiting, ..Progress::default() });
-                Lock::wait(&lock_path)?
-            }
-        };
-        let pulled = self.pull_locked_repository(network, remotes, repository, name, progress);
-        // Unlinked while held: whoever waits sees that and makes a new one.
-        let _ = std::fs::remove_file(&lock_path);
-        drop(lock);
-        pulled
+        self.one_pull_at_a_time(&Digest::of(name.as_bytes()), progress, |progress| {
+            self.pull_locked_repository(network, remotes, repository, name, progress)
+        })
     }
 
     fn pull_locked_repository(

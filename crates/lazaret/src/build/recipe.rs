@@ -16,9 +16,9 @@ use lazaret_image::build::{
 };
 use lazaret_image::{About, Digest, Progress, Stack, Stats, copy_tree, own_architecture};
 
-use super::{Bench, Built, Inside, Order, now, open_tree, script, serial, shell};
+use super::{Bench, Built, Inside, Order, now, script, serial, shell};
 use crate::image::{self, Found, Sources, check_name};
-use crate::store::{LayerId, Step, Store};
+use crate::store::{LayerId, Step, Store, open_tree};
 
 /// What is to be made, and how.
 #[derive(Clone, Debug)]

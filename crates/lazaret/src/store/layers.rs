@@ -400,14 +400,16 @@ impl Store {
     }
 }
 
-fn part(storage: Storage) -> &'static str {
+/// The directory of a container that its files are written to.
+pub(crate) fn part(storage: Storage) -> &'static str {
     match storage {
         Storage::Overlay => "upper",
         Storage::Copy => "rootfs",
     }
 }
 
-fn open_tree(path: &Path) -> Result<OwnedFd> {
+/// Opens a directory of ours whose files are looked at; no link is followed to it.
+pub(crate) fn open_tree(path: &Path) -> Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     rustix::fs::open(path, flags, Mode::empty()).with_context(|| format!("opening `{}`", path.display()))

@@ -1,6 +1,6 @@
 //! What the server says: answers for the program, answers for us, events.
 
-use super::{Broken, DONE, Decision, Expect, Filter, Flow, Held, Notice, Pending, Phase, Rest, answer};
+use super::{Broken, Decision, Expect, Filter, Flow, Held, Notice, Pending, Phase, Rest, answer};
 use crate::x11::container::Container;
 use crate::x11::wire::padded;
 
@@ -59,19 +59,8 @@ impl Filter {
         container: &mut Container,
         flow: &mut Flow<'_>,
     ) -> Result<usize, Broken> {
-        match self.reply_rest {
-            DONE => {}
-            Rest::Pass(n) => {
-                let used = n.min(input.len());
-                flow.to_client.extend_from_slice(&input[..used]);
-                self.reply_rest = Rest::Pass(n - used);
-                return Ok(used);
-            }
-            Rest::Skip(n) => {
-                let used = n.min(input.len());
-                self.reply_rest = if used == n { DONE } else { Rest::Skip(n - used) };
-                return Ok(used);
-            }
+        if let Some(used) = self.reply_rest.take(input, flow.to_client) {
+            return Ok(used);
         }
         let Some(unit) = input.get(..UNIT) else { return Ok(0) };
         match unit[0] & 0x7f {
