@@ -66,21 +66,27 @@ pub fn tests() -> Result<Built> {
     Ok(Built { tests, lazaret: lazaret.ok_or("cargo built no program called lazaret")? })
 }
 
-/// Builds the program that people install, and returns where it is. It is linked statically: a command is over in
-/// milliseconds, of which looking for libraries would be a good part.
+/// Builds the program that people install, and returns where it is.
+///
+/// It is linked statically: a command is over in milliseconds, of which looking for libraries would be a good part. And
+/// with musl where that can be had, because glibc asks the processor some sixty questions (CPUID) before `main`, which
+/// in a virtual machine takes longer than what `lazaret exec` itself does.
 pub fn dist() -> Result<PathBuf> {
     let compiler = std::env::var_os("RUSTC").unwrap_or("rustc".into());
-    let said = quietly(Command::new(compiler).arg("-vV"))?;
+    let said = quietly(Command::new(&compiler).arg("-vV"))?;
     let host = said.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc does not name its host")?;
+    let musl = host.replace("-gnu", "-musl");
+    let triple = if has_musl(&compiler, &musl) { &musl } else { host };
     // Named even though it is the host's own: what runs at build time can't be linked statically.
-    let mut building = cargo(&["build", "--release", "--package", "lazaret-cli", "--target", host]);
+    let mut building = cargo(&["build", "--release", "--package", "lazaret-cli", "--target", triple]);
     building.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    building.env(format!("CC_{}", musl.replace('-', "_")), MUSL_COMPILER);
     match building.status() {
         Ok(status) if status.success() => {}
         _ => return Err("Lazaret could not be built".into()),
     }
     let target = place::target()?;
-    let (built, dist) = (target.join(host).join("release/lazaret"), target.join("dist"));
+    let (built, dist) = (target.join(triple).join("release/lazaret"), target.join("dist"));
     let copy = std::fs::create_dir_all(&dist).and_then(|()| {
         // Put in place whole: the one that is there may be running.
         std::fs::copy(&built, dist.join(".lazaret"))?;
@@ -88,6 +94,20 @@ pub fn dist() -> Result<PathBuf> {
     });
     copy.map_err(|e| format!("copying `{}` to `{}`: {e}", built.display(), dist.display()))?;
     Ok(dist.join("lazaret"))
+}
+
+/// Of Debian's `musl-tools`; for what some crates have in C.
+const MUSL_COMPILER: &str = "musl-gcc";
+
+/// Whether programs for `triple` can be made here. A toolchain of rustup gets what it lacks.
+fn has_musl(compiler: &std::ffi::OsStr, triple: &str) -> bool {
+    let asks = |program: &std::ffi::OsStr, words: &[&str]| quietly(Command::new(program).args(words)).ok();
+    let has_library = || {
+        let library = asks(compiler, &["--print", "target-libdir", "--target", triple]);
+        library.is_some_and(|path| std::path::Path::new(path.trim()).is_dir())
+    };
+    asks(MUSL_COMPILER.as_ref(), &["--version"]).is_some()
+        && (has_library() || asks("rustup".as_ref(), &["target", "add", triple]).is_some() && has_library())
 }
 
 fn test_of(artifact: &Value) -> Option<Tests> {

@@ -21,6 +21,7 @@ const TABLE: &[(&str, &[For], &str)] = &[
     ("procps", &[Try, Test], "ps and free, to look around in a container of this system's programs"),
     ("iproute2", &[Try, Test, Bench], "ip, to look at a container's network, and to make others beside it"),
     ("nftables", &[Try, Test, Bench], "nft, which sets the rules of the network"),
+    ("musl-tools", &[Try, Bench], "a C library that is fast to start, for the program to install"),
     ("busybox-static", &[Test, Bench], "the one program in the smallest images"),
     ("attr", &[Test], "setfattr: an unpacked archive keeps extended attributes"),
     ("acl", &[Test], "setfacl: an unpacked archive keeps access lists"),

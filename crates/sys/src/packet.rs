@@ -91,7 +91,7 @@ impl Mailbag {
                     socket.as_raw_fd(),
                     headers.as_mut_ptr(),
                     headers.len() as u32,
-                    libc::MSG_DONTWAIT,
+                    libc::MSG_DONTWAIT as _,
                     std::ptr::null_mut(),
                 )
             }
@@ -133,8 +133,9 @@ impl Mailbag {
             let rest = &mut headers[done..];
             // SAFETY: as in `receive`: every header points to live buffers of the given lengths, which the kernel
             // reads.
-            let sent =
-                unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, libc::MSG_DONTWAIT) };
+            let sent = unsafe {
+                libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, libc::MSG_DONTWAIT as _)
+            };
             // An error is always that of the first packet of the call: it alone is given up.
             done += check(sent.into()).map_or(1, |sent| (sent as usize).max(1));
         }
