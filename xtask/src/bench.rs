@@ -46,8 +46,9 @@ pub fn run(arguments: &[String]) -> Result {
     stage("packages", || packages::install(For::Bench))?;
     let lazaret = build::dist()?;
     let own = std::env::current_exe().map_err(|e| format!("finding this program: {e}"))?;
-    let mut measuring = as_root(&own, &[])?;
-    measuring.arg("bench").args(arguments).arg("--with").arg(&lazaret);
+    // What is mounted for it goes when it does.
+    let mut measuring = as_root("unshare".as_ref(), &[])?;
+    measuring.args(["--mount", "--"]).arg(&own).arg("bench").args(arguments).arg("--with").arg(&lazaret);
     match measuring.status().map_err(|e| format!("running sudo: {e}; run this as root"))?.success() {
         true => Ok(()),
         false => Err("the measurement ended early, or a target was missed".into()),
@@ -124,6 +125,12 @@ impl Field {
             crowd: RefCell::default(),
             world,
         };
+        // Where it belongs, /run, is in memory on every host; LXC keeps there what lasts as long.
+        stage("run directory", || {
+            let run = base.join("state/run");
+            fs::create_dir_all(&run).map_err(|e| format!("making `{}`: {e}", run.display()))?;
+            quietly(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(run)).map(|_| "in memory")
+        })?;
         stage("root file system", || quietly(&mut shell(ROOTFS, &base)).map(|_| ""))?;
         stage("floor", || {
             let source = place::source().join("xtask/src/bench/floor.c");
