@@ -142,7 +142,7 @@ pub fn set_link_names(bus: &Path, names: &LinkNames<'_>, deadline: Duration) -> 
 }
 
 /// The calls in order: that the link is for this domain alone comes first, or it would be asked for all names.
-fn link_calls(names: &LinkNames<'_>) -> [(&'static str, &'static str, Vec<u8>); 3] {
+fn link_calls(names: &LinkNames<'_>) -> [(&'static str, &'static str, Vec<u8>); 5] {
     /// Numbers of address families (socket(2)), the same on every architecture.
     const INET: u32 = 2;
     const INET6: u32 = 10;
@@ -170,7 +170,15 @@ fn link_calls(names: &LinkNames<'_>) -> [(&'static str, &'static str, Vec<u8>); 
             body.array(1, |body| body.bytes.extend(bytes));
         }
     });
+    // Who is on the link answers for nobody: not for names that the host asks everybody for.
+    let off = || {
+        let mut body = begun();
+        body.text("no");
+        body.bytes
+    };
     [
+        ("SetLinkLLMNR", "is", off()),
+        ("SetLinkMulticastDNS", "is", off()),
         ("SetLinkDefaultRoute", "ib", default_route.bytes),
         ("SetLinkDomains", "ia(sb)", domains.bytes),
         ("SetLinkDNS", "ia(iay)", servers.bytes),
@@ -715,7 +723,9 @@ mod tests {
     fn a_link_answers_for_its_domain_alone() {
         let servers = ["10.90.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
         let names = LinkNames { index: 7, servers: &servers, domain: "lazaret" };
-        let [default_route, domains, servers] = link_calls(&names);
+        let [llmnr, mdns, default_route, domains, servers] = link_calls(&names);
+        let no = [&7u32.to_le_bytes()[..], &2u32.to_le_bytes(), b"no\0"].concat();
+        assert_eq!([llmnr, mdns], [("SetLinkLLMNR", "is", no.clone()), ("SetLinkMulticastDNS", "is", no)]);
         assert_eq!(default_route, ("SetLinkDefaultRoute", "ib", [7u32, 0].map(u32::to_le_bytes).concat()));
         let text = [&7u32.to_le_bytes()[..], &16u32.to_le_bytes(), &7u32.to_le_bytes(), b"lazaret\0", &[0; 4]].concat();
         assert_eq!(domains, ("SetLinkDomains", "ia(sb)", text));
