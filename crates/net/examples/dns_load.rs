@@ -159,6 +159,7 @@ fn start_responder(running: &mut Running) -> Result<Line> {
         gateway6: None,
         prefix6: 64,
         mtu: 1500,
+        own: Vec::new(),
         lease_seconds: 3600,
         upstreams: vec![SocketAddr::new(UPSTREAM.into(), 53)],
         lan: Vec::new(),

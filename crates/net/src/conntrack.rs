@@ -1,14 +1,15 @@
 //! Connection tracking: forgetting what an address has open.
 //!
 //! A verdict of the firewall that rests on the state of a connection outlives the rule that allowed it.
-//! When a container's policy is narrowed, its connections are forgotten, and each is judged anew.
+//! When a container's policy is narrowed, its connections are forgotten, and each is judged anew; all but those
+//! that the host has begun, which no policy forbids.
 
 use std::net::IpAddr;
 
 use lazaret_base::{Kind, Result};
 use rustix::io::Errno;
 
-use crate::link::{family, octets};
+use crate::link::{family, ip, octets};
 use crate::netlink::{Answer, Message, Socket};
 
 /// `NFNL_SUBSYS_CTNETLINK << 8`, with `IPCTNL_MSG_CT_NEW`, `_GET` and `_DELETE`.
@@ -27,6 +28,8 @@ const FILTER: u16 = 25;
 const TUPLE_IP: u16 = 1;
 const V4_SRC: u16 = 1;
 const V4_DST: u16 = 2;
+const V6_SRC: u16 = 3;
+const V6_DST: u16 = 4;
 const FILTER_ORIG: u16 = 1;
 const FILTER_REPLY: u16 = 2;
 /// `CTA_FILTER_F_CTA_IP_SRC`, `CTA_FILTER_F_CTA_IP_DST`.
@@ -75,16 +78,26 @@ pub fn forget(address: IpAddr) -> Result<()> {
 /// As [`forget`], where the kernel has no filter (before Linux 6.8) or a wrong one: every entry of the
 /// address's family is looked at here.
 pub fn forget_one_by_one(address: IpAddr) -> Result<()> {
-    let mut socket = Socket::netfilter()?;
-    delete_found(&mut socket, address).map_err(advise)
+    forget_but(address, |_| false)
 }
 
-fn delete_found(socket: &mut Socket, address: IpAddr) -> Result<()> {
+/// As [`forget`], but what the `spared` have begun with this address goes on: no policy of a container's says
+/// whom the host may reach.
+pub fn forget_but(address: IpAddr, spared: impl Fn(IpAddr) -> bool) -> Result<()> {
+    let mut socket = Socket::netfilter()?;
+    delete_found(&mut socket, address, &spared).map_err(advise)
+}
+
+fn delete_found(socket: &mut Socket, address: IpAddr, spared: &dyn Fn(IpAddr) -> bool) -> Result<()> {
     let list = Message::new(GET, 0, &header(address), format!("listing the connections of `{address}`"));
     let mut found = Vec::new();
     // An entry that comes twice is deleted once; one that is missed was made after the rules changed,
     // since a change never moves an entry in front of the walk.
-    socket.walk(&list, |answer| found.extend(entry_of(answer, address)))?;
+    socket.walk(&list, |answer| {
+        if !begun_by(answer, address, spared) {
+            found.extend(entry_of(answer, address));
+        }
+    })?;
     for entries in found.chunks(AT_ONCE) {
         socket.send(entries)?;
     }
@@ -98,6 +111,15 @@ fn flush(address: IpAddr, end: End) -> Message {
     Message::new(DELETE, 0, &header(address), format!("forgetting the connections of `{address}`"))
         .nest(end.tuple, |m| m.nest(TUPLE_IP, |m| m.bytes(place, &octets(address))))
         .nest(FILTER, |m| m.u32(filter, end.by))
+}
+
+/// Whether one of these has begun the connection, with the address itself: what was published is somebody else's
+/// address until it is translated.
+fn begun_by(answer: &Answer<'_>, address: IpAddr, these: &dyn Fn(IpAddr) -> bool) -> bool {
+    let ends = answer.attributes(HEADER).inside(TUPLE_ORIG).inside(TUPLE_IP);
+    let (from, to) = if address.is_ipv4() { (V4_SRC, V4_DST) } else { (V6_SRC, V6_DST) };
+    let end = |attribute| ends.last(attribute).and_then(ip);
+    end(to) == Some(address) && end(from).is_some_and(these)
 }
 
 /// The request that deletes an entry, if the entry is of this address.
@@ -165,6 +187,18 @@ mod tests {
     fn an_entry_belongs_to_all_its_addresses() {
         assert!(found("10.0.0.1") && found("10.0.0.2") && found("192.0.2.1"));
         assert!(!found("10.0.0.3") && !found("fe80::1"));
+    }
+
+    #[test]
+    fn what_the_spared_have_begun_is_told_from_what_was_begun_with_them() {
+        let bytes = entry();
+        let answer = Answers(&bytes).next().unwrap();
+        let begun = |by: &str, with: &str| {
+            let by: IpAddr = by.parse().unwrap();
+            begun_by(&answer, with.parse().unwrap(), &|address| address == by)
+        };
+        assert!(begun("10.0.0.1", "10.0.0.2"));
+        assert!(!begun("10.0.0.2", "10.0.0.1") && !begun("10.0.0.3", "10.0.0.2") && !begun("10.0.0.1", "192.0.2.1"));
     }
 
     #[test]

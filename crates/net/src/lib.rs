@@ -5,6 +5,7 @@ pub mod conntrack;
 pub mod dhcp;
 pub mod dns;
 pub mod foreign;
+pub mod guard;
 pub mod lease;
 pub mod link;
 pub mod netd;

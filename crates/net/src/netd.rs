@@ -152,6 +152,9 @@ impl Netd<'_> {
             if heard.signal {
                 return Ok(Then::Leave);
             }
+            if heard.tables || self.up.as_ref().is_some_and(|up| up.torn.is_some()) {
+                self.tables_touched();
+            }
             if heard.uplinks {
                 self.host_changed();
             }
@@ -194,6 +197,10 @@ impl Netd<'_> {
             fds.push(PollFd::new(&up.watch, PollFlags::IN));
             fds.len() - 1
         });
+        let tables_at = up.map(|up| {
+            fds.push(PollFd::new(&up.guard, PollFlags::IN));
+            fds.len() - 1
+        });
         let mdns_at = up.map(|up| {
             fds.push(PollFd::new(&up.mdns, PollFlags::IN));
             fds.len() - 1
@@ -223,6 +230,7 @@ impl Netd<'_> {
             signal: !ready[1].is_empty() && signal::next(signals.as_fd())?.is_some(),
             upstream: !ready[2].is_empty(),
             uplinks: is(watch_at),
+            tables: is(tables_at),
             responder: is(responder_at),
             mdns: is(mdns_at),
             dead,
@@ -234,7 +242,7 @@ impl Netd<'_> {
     fn due(&self) -> Option<Instant> {
         let up = self.up.as_ref()?;
         let checks = self.checks.iter().map(|check| check.until).min();
-        [up.answering.due(), up.names.due(), checks].into_iter().flatten().min()
+        [up.answering.due(), up.names.due(), up.torn, checks].into_iter().flatten().min()
     }
 
     /// Goes through what clients have said: first those who go, then those who want to be connected, all at once.
@@ -331,6 +339,7 @@ struct Heard {
     signal: bool,
     upstream: bool,
     uplinks: bool,
+    tables: bool,
     responder: bool,
     mdns: bool,
     dead: Vec<Name>,

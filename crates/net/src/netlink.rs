@@ -241,6 +241,8 @@ pub struct Answer<'a> {
     pub kind: u16,
     /// What follows the netlink header: the fixed header of the kind, then attributes.
     pub body: &'a [u8],
+    /// Of an event: the socket whose request made it; 0 is the kernel's own.
+    pub port: u32,
     flags: u16,
     sequence: u32,
 }
@@ -264,9 +266,10 @@ impl<'a> Iterator for Answers<'a> {
         let kind = read_u16(self.0, 4)?;
         let flags = read_u16(self.0, 6)?;
         let sequence = read_u32(self.0, 8)?;
+        let port = read_u32(self.0, 12)?;
         let body = self.0.get(HEADER..length)?;
         self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Answer { kind, body, flags, sequence })
+        Some(Answer { kind, body, port, flags, sequence })
     }
 }
 
@@ -383,6 +386,12 @@ impl Socket {
     /// rtnetlink(7), hearing the events of `groups`, a mask of `RTMGRP_*`.
     pub fn subscribed(groups: u32) -> Result<Socket> {
         open(None, groups).context("opening a netlink socket for events")
+    }
+
+    /// nfnetlink, hearing the events of `groups`, a mask with bit N-1 for the group N of `NFNLGRP_*`, in the caller's
+    /// network namespace.
+    pub fn netfilter_subscribed(groups: u32) -> Result<Socket> {
+        open(Some(net::netlink::NETFILTER), groups).context("opening a netfilter socket for events")
     }
 
     /// nfnetlink, for connection tracking, in the caller's network namespace.

@@ -92,6 +92,12 @@ impl Begun {
         Ok(Begun { program: program.into(), child, text: text.into(), written })
     }
 
+    /// The port of its netlink socket: the kernel gives one that asks for none the number of its process
+    /// (`netlink_autobind`), and any other only where somebody has that.
+    pub fn port(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until the transaction is in force, or was refused as a whole.
     pub fn finish(self) -> Result<()> {
         self.end().map(drop).context(APPLYING)

@@ -17,6 +17,8 @@ pub struct World {
     pub on_link: Vec<OnLink>,
     /// The host's own addresses. Only [`crate::check`] asks; the rules ask the kernel's routing table.
     pub host_addresses: BTreeSet<IpAddr>,
+    /// Where the host forwards nothing, as it did not before it did for containers.
+    pub unrouted: Unrouted,
     /// What the names in `allow` and `deny` resolve to at the moment.
     pub names: BTreeMap<DomainName, BTreeSet<IpAddr>>,
     /// The attached containers of mode `internet`.
@@ -75,6 +77,17 @@ pub struct OnLink {
     pub prefix: Prefix,
     /// The host's interface on that link, if it is known; only told, never decided on.
     pub interface: Option<Interface>,
+}
+
+/// Interfaces of the host between which nothing is forwarded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unrouted {
+    /// Whether that holds for IPv4.
+    pub v4: bool,
+    /// Whether that holds for IPv6.
+    pub v6: bool,
+    /// The interfaces, our bridge not among them.
+    pub between: BTreeSet<Interface>,
 }
 
 /// One attached container.
@@ -155,6 +168,12 @@ impl World {
         }
     }
 
+    /// The host's links as people think of them: without its own addresses, and without what is in another.
+    pub fn links(&self) -> Vec<Prefix> {
+        let own = |prefix: &Prefix| self.host_addresses.iter().any(|address| Prefix::host(*address) == *prefix);
+        disjoint(self.on_link.iter().map(|one| one.prefix).filter(|prefix| !own(prefix)).collect())
+    }
+
     /// Every prefix that counts as LAN: neither sorted nor without overlaps.
     pub fn lan(&self) -> Vec<Prefix> {
         let on_link = self.on_link.iter().filter(|on_link| counts(on_link)).map(|on_link| on_link.prefix);
@@ -196,6 +215,19 @@ impl World {
             }
         }
     }
+}
+
+/// The same addresses in prefixes none of which is in another. Prefixes cannot overlap otherwise.
+pub fn disjoint(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
+    prefixes.sort_by_key(|prefix| (prefix.is_v4(), prefix.length(), prefix.address()));
+    let mut kept: Vec<Prefix> = Vec::new();
+    for prefix in prefixes {
+        if !kept.iter().any(|wider| wider.overlaps(prefix)) {
+            kept.push(prefix);
+        }
+    }
+    kept.sort_by_key(|prefix| prefix.address());
+    kept
 }
 
 /// A pair in the one order it is kept in.
@@ -283,6 +315,7 @@ pub(crate) mod tests {
             members: BTreeMap::new(),
             partitions: BTreeSet::new(),
             losses: BTreeMap::new(),
+            unrouted: Unrouted::default(),
         };
         for (number, name) in ["web", "db", "alone"].into_iter().enumerate() {
             join(&mut world, name, number as u8 + 2);
@@ -353,6 +386,15 @@ pub(crate) mod tests {
         let lan = |address: &str| lan.iter().any(|prefix| prefix.contains(address.parse().unwrap()));
         assert!(lan("64:ff9b::192.168.1.20") && lan("64:ff9b::10.0.0.1") && !lan("64:ff9b::8.8.8.8"));
         assert!(!lan("8.8.8.8"), "a default route in disguise makes nothing near");
+    }
+
+    #[test]
+    fn a_link_is_told_once_and_the_hosts_own_addresses_are_none() {
+        let mut world = world();
+        let more = ["192.168.1.5/32", "192.168.1.128/25", "fe80::/64"];
+        world.on_link.extend(more.map(|prefix| OnLink { prefix: prefix.parse().unwrap(), interface: None }));
+        let links: Vec<String> = world.links().iter().map(Prefix::to_string).collect();
+        assert_eq!(links, ["0.0.0.0/1", "192.168.1.0/24", "2001:db8:1::/64", "fe80::/64"]);
     }
 
     #[test]

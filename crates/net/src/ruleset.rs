@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use lazaret_config::{Destination, Name, Prefix, Protocol, Publish, Target};
 
-use crate::policy::{Member, ROUTER, Site, World};
+use crate::policy::{Member, ROUTER, Site, Unrouted, World, disjoint};
 
 /// Both tables, which replace whatever has their names, in one transaction.
 pub fn whole(world: &World) -> String {
@@ -25,7 +25,7 @@ pub fn whole(world: &World) -> String {
         all.limits.extend(limits);
         all.elements.extend(elements);
     }
-    all.chains.extend(near(world));
+    all.chains.extend(surroundings(world));
     let site = &world.site;
     format!("{}{}\n{}", replaced(site), inet_table(site, &all), bridge_table(site, &all))
 }
@@ -35,11 +35,11 @@ pub fn gone(site: &Site) -> String {
     replaced(site)
 }
 
-/// What counts as LAN, after the host's networks have changed.
-pub fn lan(world: &World) -> String {
+/// What counts as LAN, and where the host forwards nothing, after the host's networks have changed.
+pub fn surrounded(world: &World) -> String {
     let table = &world.site.table;
     let mut text = String::new();
-    for (chain, rules) in near(world) {
+    for (chain, rules) in surroundings(world) {
         push(&mut text, format!("flush chain inet {table} {chain}"));
         rules.iter().for_each(|rule| push(&mut text, format!("add rule inet {table} {chain} {rule}")));
     }
@@ -453,8 +453,9 @@ fn service(entry: &Destination, is_v4: Option<bool>) -> String {
     }
 }
 
-/// The chains that know what is LAN; what else an address may be returns.
-fn near(world: &World) -> [(String, Vec<String>); 3] {
+/// The chains that know what is around the host: what is LAN (what else an address may be returns), and between which
+/// interfaces it is no router.
+fn surroundings(world: &World) -> [(String, Vec<String>); 4] {
     let (v4, v6): (Vec<_>, Vec<_>) = disjoint(world.lan()).into_iter().partition(|prefix| prefix.is_v4());
     let (global, special): (Vec<_>, Vec<_>) = v6.into_iter().partition(is_global);
     let rules = |prefixes: Vec<Prefix>| -> Vec<String> {
@@ -466,25 +467,26 @@ fn near(world: &World) -> [(String, Vec<String>); 3] {
         ("near4".into(), rules(v4)),
         ("near6_global".into(), rules(global)),
         ("near6".into(), [vec![split], rules(special)].concat()),
+        ("elsewhere".into(), unrouted(&world.unrouted)),
     ]
+}
+
+/// What is neither from nor to a container.
+fn unrouted(Unrouted { v4, v6, between }: &Unrouted) -> Vec<String> {
+    if between.is_empty() {
+        return Vec::new();
+    }
+    let names: Vec<String> = between.iter().map(|name| format!("\"{name}\"")).collect();
+    let names = names.join(", ");
+    let families = [(*v4, "ipv4"), (*v6, "ipv6")].into_iter().filter(|(is, _)| *is);
+    families
+        .map(|(_, family)| format!("meta nfproto {family} iifname {{ {names} }} oifname {{ {names} }} drop"))
+        .collect()
 }
 
 /// Whether it is in 2000::/3; nothing that is as wide counts as LAN.
 fn is_global(prefix: &Prefix) -> bool {
     matches!(prefix.address(), IpAddr::V6(address) if address.to_bits() >> 125 == 0b001)
-}
-
-/// The same addresses in prefixes none of which is in another. Prefixes cannot overlap otherwise.
-fn disjoint(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
-    prefixes.sort_by_key(|prefix| (prefix.is_v4(), prefix.length(), prefix.address()));
-    let mut kept: Vec<Prefix> = Vec::new();
-    for prefix in prefixes {
-        if !kept.iter().any(|wider| wider.overlaps(prefix)) {
-            kept.push(prefix);
-        }
-    }
-    kept.sort_by_key(|prefix| prefix.address());
-    kept
 }
 
 /// "Add, delete, define" replaces a table whether or not it is there.
@@ -540,6 +542,7 @@ fn inet_table(site: &Site, all: &Holdings) -> String {
         iifname "{bridge}" oifname "{bridge}" goto between
         iifname "{bridge}" goto outgoing
         oifname "{bridge}" goto incoming
+        goto elsewhere
     }}
 
     # From a container into the world. Each packet of what a container began is decided anew, so that a change of
@@ -593,6 +596,9 @@ fn inet_table(site: &Site, all: &Holdings) -> String {
     chain input {{
         type filter hook input priority filter; policy accept;
         iifname "{bridge}" goto to_host
+        # The bridge's addresses are for containers and for the host.
+        iifname != "lo" ip daddr {gateway} drop
+        iifname != "lo" ip6 daddr {gateway6} drop
     }}
 
     # From a container to the host: neighbours, addresses, names and ping; the rest if it may.
@@ -620,6 +626,8 @@ fn inet_table(site: &Site, all: &Holdings) -> String {
     chain output {{
         type filter hook output priority filter; policy accept;
         oifname "{bridge}" icmpv6 type nd-redirect drop
+        # What a container had begun with the host and may no more does not become the host's own by its answer.
+        oifname "{bridge}" ct state new tcp flags & (fin | syn | rst | ack) != syn drop
     }}
 
     # Said rather than kept silent, so that programs need not wait.
@@ -912,6 +920,7 @@ mod tests {
                 iifname "lazaret0" oifname "lazaret0" goto between
                 iifname "lazaret0" goto outgoing
                 oifname "lazaret0" goto incoming
+                goto elsewhere
             }
 
             # From a container into the world. Each packet of what a container began is decided anew, so that a change of
@@ -965,6 +974,9 @@ mod tests {
             chain input {
                 type filter hook input priority filter; policy accept;
                 iifname "lazaret0" goto to_host
+                # The bridge's addresses are for containers and for the host.
+                iifname != "lo" ip daddr 10.90.0.1 drop
+                iifname != "lo" ip6 daddr fd12:3456:789a:1::1 drop
             }
 
             # From a container to the host: neighbours, addresses, names and ping; the rest if it may.
@@ -992,6 +1004,8 @@ mod tests {
             chain output {
                 type filter hook output priority filter; policy accept;
                 oifname "lazaret0" icmpv6 type nd-redirect drop
+                # What a container had begun with the host and may no more does not become the host's own by its answer.
+                oifname "lazaret0" ct state new tcp flags & (fin | syn | rst | ack) != syn drop
             }
 
             # Said rather than kept silent, so that programs need not wait.
@@ -1007,6 +1021,9 @@ mod tests {
 
             chain deny_web {
                 tcp dport 25 goto refuse comment "*:25/tcp"
+            }
+
+            chain elsewhere {
             }
 
             chain near4 {
@@ -1287,7 +1304,9 @@ mod tests {
     fn what_is_lan_is_replaced_as_a_whole() {
         let mut world = world();
         world.on_link.truncate(1);
-        assert_snapshot!(lan(&world), @"
+        world.unrouted =
+            Unrouted { v4: true, v6: true, between: ["wlan0", "eth0"].map(|name| name.parse().unwrap()).into() };
+        assert_snapshot!(surrounded(&world), @r#"
         flush chain inet lazaret near4
         add rule inet lazaret near4 ip daddr 0.0.0.0/8 goto lan
         add rule inet lazaret near4 ip daddr 10.0.0.0/8 goto lan
@@ -1319,6 +1338,9 @@ mod tests {
         add rule inet lazaret near6 ip6 daddr fe80::/10 goto lan
         add rule inet lazaret near6 ip6 daddr fec0::/10 goto lan
         add rule inet lazaret near6 ip6 daddr ff00::/8 goto lan
-        ");
+        flush chain inet lazaret elsewhere
+        add rule inet lazaret elsewhere meta nfproto ipv4 iifname { "eth0", "wlan0" } oifname { "eth0", "wlan0" } drop
+        add rule inet lazaret elsewhere meta nfproto ipv6 iifname { "eth0", "wlan0" } oifname { "eth0", "wlan0" } drop
+        "#);
     }
 }

@@ -42,6 +42,8 @@ pub struct Snapshot {
     pub taken: BTreeSet<Prefix>,
     /// The interfaces that default routes lead through, without repetition.
     pub uplinks: Vec<Uplink>,
+    /// The interfaces that are devices of the machine's, and not made by a program.
+    pub devices: BTreeSet<String>,
 }
 
 /// An interface that leads to the Internet.
@@ -138,7 +140,9 @@ fn survey(facts: &Facts<'_>) -> Snapshot {
     let Facts { links, ours, addresses, routes } = facts;
     let loopback = |index: &u32| links.iter().any(|link| link.index == *index && link.name == "lo");
     let foreign = |index: &u32| !ours.contains(index);
-    let mut snapshot = Snapshot::default();
+    let device = |link: &&Link| link.kind.is_none() && link.name != "lo" && foreign(&link.index);
+    let devices = links.iter().filter(device).map(|link| link.name.clone()).collect();
+    let mut snapshot = Snapshot { devices, ..Snapshot::default() };
     for (index, prefix) in addresses.iter().filter(|(index, _)| foreign(index)) {
         snapshot.taken.insert(*prefix);
         if !loopback(index) && narrow(*prefix) {

@@ -406,10 +406,10 @@ fn the_lan_is_what_the_host_is_in_at_the_moment() {
         let prefix = prefix.parse().unwrap();
         lab.world.on_link.push(lazaret_net::policy::OnLink { prefix, interface: None });
     }
-    lab.host.run(|| lab.nft.apply(&ruleset::lan(&lab.world))).unwrap();
+    lab.host.run(|| lab.nft.apply(&ruleset::surrounded(&lab.world))).unwrap();
     both(&lab, false);
     lab.world.on_link = before;
-    lab.host.run(|| lab.nft.apply(&ruleset::lan(&lab.world))).unwrap();
+    lab.host.run(|| lab.nft.apply(&ruleset::surrounded(&lab.world))).unwrap();
     both(&lab, true);
 }
 

@@ -813,3 +813,158 @@ fn an_image_that_names_its_name_servers_keeps_them() {
     assert_eq!(net.world.exec_sh("link", "ls -A /root; readlink /etc/resolv.conf"), "/root/elsewhere");
     assert!(!Path::new("/root/elsewhere").exists());
 }
+
+#[test]
+fn the_hosts_place_in_a_container_is_taken_by_nobody() {
+    let net = Net::new();
+    let (a, b) = (net.start("a", &[]), net.start("b", &[]));
+    let known = |name: &str| {
+        let init = net.world.init_pid(name);
+        net.world.sh(&format!("nsenter --net=/proc/{init}/ns/net -- ip neigh show dev eth0 nud permanent")).stdout
+    };
+    let bridge = net.world.sh("ip -o link show type bridge").stdout;
+    let mac = bridge.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    let router = net.world.ok(&["network", "show", "--json"]).json();
+    for host in ["10.90.0.1", "fe80::1", router["gateway6"].as_str().unwrap()] {
+        let line = format!("{host} lladdr {mac} PERMANENT");
+        assert!(known("b").contains(&line), "no `{line}` in\n{}", known("b"));
+    }
+    // And a lie gets no further than the port of the liar: not to b, and not to the host either.
+    let [b4, _] = net.addresses("b");
+    let lies = format!(
+        "for who in 10.90.0.1 {b4}; do arping -U -c 2 -I eth0 -s $who $who; arping -A -c 2 -I eth0 -s $who $who; done; true"
+    );
+    net.world.exec_sh("a", &format!("ip address add 10.90.0.1/32 dev eth0; ip address add {b4}/32 dev eth0; {lies}"));
+    check("b, with a liar beside it", &b, &matrix(&SERVER, ALL, true));
+    b.serve(b4, PORT);
+    check("the host, with a liar on its bridge", &net.host, &matrix(&[&b4.to_string()], ALL, true));
+    check("a, whose own address is still its own", &a, &matrix(&SERVER[1..], ALL, true));
+}
+
+#[test]
+fn rules_that_somebody_takes_away_are_back_at_once() {
+    let net = Net::new();
+    let web = net.start("web", &["publish=8080:4000/tcp"]);
+    net.addresses("web").into_iter().for_each(|address| web.serve(address, PORT));
+    let table = net.world.ok(&["network", "show", "--json"]).json()["table"].as_str().unwrap().to_owned();
+    let rules = net.world.ok(&["network", "rules"]).stdout;
+    let counted = |rules: &str| rules.lines().filter(|line| !line.contains("handle")).count();
+    for done in [
+        "nft flush ruleset".to_owned(),
+        format!("nft delete table inet {table}"),
+        format!("nft delete table bridge {table}"),
+        format!("nft flush table inet {table}"),
+        format!("nft flush chain bridge {table} prerouting"),
+        format!("nft flush set bridge {table} ports"),
+    ] {
+        net.world.sh_ok(&done);
+        net.until(&format!("the rules are back after `{done}`"), || {
+            let now = net.world.lazaret(&["network", "rules"]);
+            now.status == 0 && counted(&now.stdout) == counted(&rules)
+        });
+        check("web", &web, &[matrix(&SERVER, ALL, true), matrix(&NAS, ALL, false)].concat());
+        check("the LAN", &net.lan, &matrix(&[HOST[2]], &[How::Tcp(8080)], true));
+    }
+    // What somebody adds is not ours to judge, and other tables are none of our business.
+    net.world.sh_ok(&format!(
+        "nft add rule inet {table} forward counter; nft add table inet other; nft delete table inet other"
+    ));
+    net.set("web", &["lan=true"]);
+    check("web, with lan", &web, &matrix(&NAS, ALL, true));
+    assert!(net.world.ok(&["network", "rules"]).stdout.contains("counter packets"), "what was added is gone");
+    net.world.ok(&["network", "down", "--force"]);
+    assert!(!net.tables().contains(&table), "{}", net.tables());
+}
+
+#[test]
+fn a_host_that_was_no_router_does_not_become_one_between_its_own_networks() {
+    // The Internet knows the way back, so that only the host is in the way.
+    let back = |net: &Net| {
+        let wide = net._others[0].pid();
+        net.world.root_sh(&format!(
+            "on() {{ nsenter --net=/proc/{wide}/ns/net -- ip $1; }}
+             on 'route add 192.168.0.0/16 via {}'; on '-6 route add fd55::/64 via {}'",
+            HOST[0], HOST[1]
+        ));
+    };
+    let net = Net::new();
+    back(&net);
+    check("the LAN, before", &net.lan, &matrix(&SERVER, ALL, false));
+    let web = net.start("web", &["lan=true"]);
+    let cells = [matrix(&SERVER, ALL, true), matrix(&NAS, ALL, true)].concat();
+    check("web", &web, &cells);
+    check("the LAN", &net.lan, &matrix(&SERVER, ALL, false));
+    net.kill_netd();
+    net.until("another netd has taken over", || {
+        net.world.lazaret(&["network", "show", "--json"]).json()["attached"] == 1
+    });
+    check("the LAN, with another netd", &net.lan, &matrix(&SERVER, ALL, false));
+    // Who makes an interface now finds a host that forwards, as Docker does.
+    let near = net._others[1].pid();
+    net.world.sh_ok(&format!(
+        "ip link add later0 type veth peer name eth1 netns {near}; ip address add 192.168.77.1/24 dev later0; ip link set later0 up"
+    ));
+    net.world.root_sh(&format!(
+        "on() {{ nsenter --net=/proc/{near}/ns/net -- ip $1; }}
+         on 'address add 192.168.77.2/24 dev eth1'; on 'link set eth1 up'; on 'route replace default via 192.168.77.1'"
+    ));
+    check("what came later", &net.lan, &matrix(&SERVER[..1], ALL, true));
+    // A host that was a router before stays one.
+    let net = Net::after("");
+    back(&net);
+    net.world.sh_ok("sysctl -q net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+    // The host asks for neighbours once its own link-local addresses are settled.
+    net.until("the LAN of a router is through", || net.lan.reaches(ip(SERVER[1]), How::Ping));
+    check("the LAN of a router", &net.lan, &matrix(&SERVER, ALL, true));
+    net.start("web", &[]);
+    check("the LAN of a router with containers", &net.lan, &matrix(&SERVER, ALL, true));
+    net.world.ok(&["network", "down", "--force"]);
+    check("the LAN of a router without", &net.lan, &matrix(&SERVER, ALL, true));
+}
+
+#[test]
+fn a_narrower_policy_ends_what_the_host_would_go_on_with() {
+    let net = Net::new();
+    HOST.iter().for_each(|address| net.host.serve(ip(address), PORT));
+    let web = net.start("web", &["host=true", "publish=8080:4000/tcp"]);
+    net.addresses("web").into_iter().for_each(|address| web.serve(address, PORT));
+    let mut to_host: Vec<_> = HOST.iter().map(|address| web.connect(ip(address), PORT)).collect();
+    let mut published = net.lan.connect(ip(HOST[2]), 8080);
+    let mut from_host: Vec<_> =
+        net.addresses("web").into_iter().map(|address| net.host.connect(address, PORT)).collect();
+    let each = to_host.iter_mut().chain([&mut published]).chain(&mut from_host);
+    assert!(each.into_iter().all(|connection| connection.works()));
+    // What is on its way to the container when the policy changes keeps the host sending.
+    net.set("web", &["host=false", "publish="]);
+    assert!(!to_host.iter_mut().any(|connection| connection.works()), "a connection to the host goes on");
+    assert!(!published.works(), "a connection to a published port goes on");
+    assert!(from_host.iter_mut().all(|connection| connection.works()), "the host was cut off from the container");
+    // The host is in another network: what it has begun itself goes on.
+    net.world.sh_ok("ip address add 172.31.9.1/24 dev lan0");
+    net.until("it is seen", || net.world.ok(&["network", "show"]).stdout.contains("172.31.9.0/24"));
+    assert!(from_host.iter_mut().all(|connection| connection.works()), "the host's own connections ended");
+    let shown = net.world.ok(&["network", "show", "--json"]).json();
+    let lan: Vec<_> = shown["lan"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
+    assert!(lan.contains(&"192.168.5.0/24") && !lan.iter().any(|one| one.starts_with(HOST[2])), "{lan:?}");
+}
+
+#[test]
+fn the_host_may_ask_for_names_by_any_address_of_its_own() {
+    let net = Net::new();
+    net.start("web", &[]);
+    let [web, _] = net.addresses("web");
+    for own in ["10.90.0.1", HOST[0], HOST[2], "127.0.0.1"] {
+        let answer = net.host.inside(|| {
+            let socket = std::net::UdpSocket::bind((own, 0)).unwrap();
+            socket.set_read_timeout(Some(std::time::Duration::from_secs(3))).unwrap();
+            let query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03web\x07lazaret\0\0\x01\0\x01";
+            socket.send_to(query, "10.90.0.1:53").unwrap();
+            let mut bytes = [0; 512];
+            socket.recv(&mut bytes).map(|length| bytes[..length].to_vec()).unwrap_or_default()
+        });
+        let IpAddr::V4(web) = web else { unreachable!("IPv4 is first") };
+        assert!(answer.ends_with(&web.octets()), "asked from {own}: {answer:?}");
+    }
+    // Nobody else does, though the host would route the question.
+    check("the LAN", &net.lan, &matrix(&["10.90.0.1"], &[How::Tcp(53), How::Ping], false));
+}

@@ -9,11 +9,13 @@ use lazaret_config::{Interface, Mac, Mode, Name, Network as Settings, Prefix};
 
 use super::clients::Id;
 use super::record::{self, Record};
-use super::up::member;
+use super::up::{bridge_mac, member};
 use super::{Coming, DOMAIN, Netd, narrows, ports};
 use crate::conntrack;
 use crate::lease::{Lease, Wish};
-use crate::link::{self, Inside, MacvlanMode, ParentedKind, ParentedSpec, PortKind, PortSpec, Route, attach_parented};
+use crate::link::{
+    self, Inside, MacvlanMode, Neighbour, ParentedKind, ParentedSpec, PortKind, PortSpec, Route, attach_parented,
+};
 use crate::policy::{Member, ROUTER};
 use crate::responder::Order;
 use crate::shape;
@@ -168,7 +170,7 @@ impl Netd<'_> {
                 world.members.extend(members.into_iter().map(|member| (member.name.clone(), member)));
             });
             super::faults::apply(&mut up.world, &self.partition, &self.attached);
-            text.map(|text| up.nft.begin(&text))
+            text.map(|text| up.begin(&text))
         });
         let wired: Vec<Result<()>> = names.iter().map(|name| self.wire(name)).collect();
         let ruled = match (self.up.as_mut(), begun) {
@@ -254,7 +256,10 @@ impl Netd<'_> {
 
     /// On our own bridge: everybody's neighbour is the host alone.
     fn inside(&self, record: &Record, lease: &Lease) -> Result<Inside> {
-        let site = &self.up.as_ref().ok_or_else(|| error("the network is not up"))?.world.site;
+        let up = self.up.as_ref().ok_or_else(|| error("the network is not up"))?;
+        let site = &up.world.site;
+        let host = [site.gateway.into(), site.gateway6.into(), IpAddr::from(ROUTER)];
+        let mac = bridge_mac(&up.numbers, site.bridge.as_str());
         Ok(Inside {
             name: INSIDE.into(),
             mtu: record.mtu,
@@ -263,7 +268,8 @@ impl Netd<'_> {
                 HostAddress::alone(lease.address6.into()),
             ],
             routes: vec![Route::default_via(site.gateway.into()), Route::default_via(ROUTER.into())],
-            neighbours: Vec::new(),
+            // Never asked for, so nobody else can answer, and the first packet need not wait.
+            neighbours: host.map(|address| Neighbour { address, mac }).to_vec(),
         })
     }
 
@@ -366,9 +372,11 @@ impl Netd<'_> {
                 one.held = held;
             }
         }
-        if narrows(&before, &after) {
+        if narrows(&before, &after)
+            && let Some(up) = &self.up
+        {
             // The rules hold already; what was begun under the old ones ends.
-            addresses.into_iter().for_each(|address| drop(conntrack::forget(address)));
+            up.judge_anew(&addresses);
         }
         let concerned: Vec<Name> = [name.clone()]
             .into_iter()
@@ -447,7 +455,7 @@ impl Netd<'_> {
                     world.losses.remove(name);
                 }
             });
-            text.map(|text| up.nft.begin(&text))
+            text.map(|text| up.begin(&text))
         });
         for name in names {
             self.unwire(name);

@@ -11,7 +11,6 @@ use lazaret_config::{Mode, Name, Rate};
 use super::Netd;
 use super::attach::Attachment;
 use super::record::{self, Impaired};
-use crate::conntrack;
 use crate::policy::{Loss, Member, World};
 use crate::shape;
 use crate::wire::Impairment;
@@ -110,7 +109,7 @@ impl Netd<'_> {
         up.rewrite(&names, |world| apply(world, partition, attached), |world| world.partitions = before)?;
         let parted = |member: &&Member| partition.iter().flatten().any(|name| *name == member.name);
         let addresses: Vec<_> = up.world.members.values().filter(parted).flat_map(Member::addresses).collect();
-        addresses.into_iter().for_each(|address| drop(conntrack::forget(address)));
+        up.judge_anew(&addresses);
         Ok(())
     }
 

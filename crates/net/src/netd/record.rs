@@ -125,6 +125,9 @@ pub(super) struct Base {
     pub changed: Vec<Previous>,
     /// Whether IPv6 was not forwarded before.
     pub forwarding6: bool,
+    /// The interfaces that were there when forwarding was switched on.
+    #[serde(default)]
+    pub there: Vec<String>,
 }
 
 /// A connected container.

@@ -59,7 +59,7 @@ impl Netd<'_> {
             network.gateway6 = site.gateway6.to_string();
             network.translated6 = site.translate6;
             network.mtu = up.mtu;
-            network.lan = up.world.on_link.iter().map(|one| one.prefix.to_string()).collect();
+            network.lan = up.world.links().iter().map(ToString::to_string).collect();
             network.responder = up.answering.pid();
             network.notes = up.notes.clone();
         }

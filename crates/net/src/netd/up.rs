@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use lazaret_base::{Context, Kind, Result, Undo, error};
-use lazaret_config::{DomainName, Interface, Mode, Name, Prefix, Target};
+use lazaret_config::{DomainName, Interface, Mac, Mode, Name, Prefix, Target};
 
 use super::answering::{Answering, servers};
 use super::attach::Attachment;
@@ -15,9 +15,10 @@ use super::mdns::Mdns;
 use super::record::{self, Base, Numbers, Record, boot};
 use super::{DOMAIN, HostNames, Netd, forwarding};
 use crate::foreign::{self, Blocker};
+use crate::guard::Guard;
 use crate::link::{self, BridgeSpec};
-use crate::nft::Nft;
-use crate::policy::{Member, OnLink, ROUTER, Site, TableName, World};
+use crate::nft::{Begun, Nft};
+use crate::policy::{Member, OnLink, ROUTER, Site, TableName, Unrouted, World};
 use crate::responder::{self, Order, Report, View};
 use crate::ruleset::{self, Holdings};
 use crate::subnet::{self, HostAddress};
@@ -51,6 +52,9 @@ pub(super) struct Up {
     pub watch: Watch,
     pub snapshot: Snapshot,
     pub nft: Nft,
+    pub guard: Guard,
+    /// When the tables are set anew, if that failed.
+    pub torn: Option<Instant>,
     pub mtu: u32,
     pub numbers: Numbers,
     pub names: Names,
@@ -129,7 +133,7 @@ impl Netd<'_> {
 
     fn make_up(&mut self) -> Result<Up> {
         let nft = Nft::find()?;
-        let (bridge, key) = (self.place.bridge(), self.place.bridge());
+        let bridge = self.place.bridge();
         let ours = bridge.clone();
         let mut watch = Watch::open(move |name| name == ours || name.starts_with("lz-"))?;
         let snapshot = watch.snapshot()?;
@@ -157,7 +161,7 @@ impl Netd<'_> {
         let on_bridge = |ip, length| HostAddress { ip, length };
         let spec = BridgeSpec {
             name: bridge.clone(),
-            mac: subnet::host_mac(&format!("{} {key}", numbers.salt)),
+            mac: bridge_mac(&numbers, &bridge),
             mtu,
             addresses: vec![
                 on_bridge(gateway, numbers.subnet.length()),
@@ -181,6 +185,7 @@ impl Netd<'_> {
             }
         }
         let site = site(&self.place.table(), &bridge, &numbers)?;
+        let mut guard = Guard::open(&site.table)?;
         let mut world = World {
             site,
             on_link: on_link(&snapshot),
@@ -189,6 +194,7 @@ impl Netd<'_> {
             members: BTreeMap::new(),
             partitions: BTreeSet::new(),
             losses: BTreeMap::new(),
+            unrouted: unrouted(&base, &snapshot, &bridge),
         };
         self.sweep_ports(&bridge);
         for (name, one) in &self.attached {
@@ -198,7 +204,9 @@ impl Netd<'_> {
         }
         super::faults::apply(&mut world, &self.partition, &self.attached);
         // Before anything is forwarded: the rules.
-        nft.apply(&ruleset::whole(&world)).context("setting the rules of the firewall")?;
+        let begun = nft.begin(&ruleset::whole(&world))?;
+        guard.expect(&begun);
+        begun.finish()?;
         let (tables, undone_nft) = (ruleset::gone(&world.site), Nft::find()?);
         undo.push(move || {
             if fresh {
@@ -213,7 +221,8 @@ impl Netd<'_> {
         undo.keep();
         let looked = Instant::now();
         let mdns = Mdns::new()?;
-        Ok(Up { base, world, answering, watch, snapshot, nft, mtu, numbers, names, mdns, notes, looked })
+        let torn = None;
+        Ok(Up { base, world, answering, watch, snapshot, nft, guard, torn, mtu, numbers, names, mdns, notes, looked })
     }
 
     /// The addresses of the bridge: as recorded, unless the host has come to use them otherwise and nobody is attached.
@@ -389,20 +398,29 @@ impl Netd<'_> {
         let Ok(snapshot) = up.watch.snapshot() else { return };
         up.world.host_addresses = host_addresses();
         let on_link = on_link(&snapshot);
-        let others = up.world.on_link != on_link;
+        let unrouted = unrouted(&up.base, &snapshot, up.world.site.bridge.as_str());
+        let others = up.world.on_link != on_link || up.world.unrouted != unrouted;
         up.snapshot = snapshot;
         if others {
-            up.world.on_link = on_link;
-            let text = ruleset::lan(&up.world);
-            if up.nft.apply(&text).is_err() {
+            (up.world.on_link, up.world.unrouted) = (on_link, unrouted);
+            if up.apply(&ruleset::surrounded(&up.world)).is_err() {
                 // Somebody flushed everything.
-                let _ = up.nft.apply(&ruleset::whole(&up.world));
+                up.set_anew();
             }
             // What was allowed a moment ago may lead into a LAN now.
             let addresses: Vec<IpAddr> = up.world.members.values().flat_map(Member::addresses).collect();
-            addresses.into_iter().for_each(|address| drop(conntrack::forget(address)));
+            up.judge_anew(&addresses);
         }
         self.settings_changed();
+    }
+
+    /// Somebody else has touched our tables, or they could not be set when they were to be.
+    pub(super) fn tables_touched(&mut self) {
+        let Some(up) = &mut self.up else { return };
+        let due = up.torn.is_some_and(|at| at <= Instant::now());
+        if up.guard.disturbed().unwrap_or(true) || due {
+            up.set_anew();
+        }
     }
 
     /// The responder hears what holds for all.
@@ -422,6 +440,7 @@ impl Netd<'_> {
             prefix4: site.subnet.length(),
             gateway6: Some(site.gateway6),
             prefix6: site.subnet6.length(),
+            own: up.world.host_addresses.iter().copied().take(MOST_OWN).collect(),
             mtu: up.mtu.try_into().unwrap_or(u16::MAX),
             lease_seconds: LEASE_SECONDS,
             upstreams: self.upstream.servers().to_vec(),
@@ -582,6 +601,12 @@ impl Netd<'_> {
 /// Listing all rules takes longer than connecting a container, so it is not done for each.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(30);
 
+/// The responder is told no more addresses of the host's: what it is told has to fit one message.
+const MOST_OWN: usize = 256;
+
+/// When tables are set again that could not be.
+const TORN_AGAIN: Duration = Duration::from_secs(1);
+
 /// How notes on other firewalls begin.
 const FOREIGN: &str = "another firewall is in the way:";
 
@@ -596,7 +621,46 @@ impl Up {
     ) -> Result<()> {
         match self.transition(concerned, change) {
             None => Ok(()),
-            Some(text) => self.settle(self.nft.apply(&text), undo),
+            Some(text) => {
+                let applied = self.apply(&text);
+                self.settle(applied, undo)
+            }
+        }
+    }
+
+    /// Begins a transaction of ours.
+    pub fn begin(&mut self, text: &str) -> Result<Begun> {
+        let begun = self.nft.begin(text)?;
+        self.guard.expect(&begun);
+        Ok(begun)
+    }
+
+    /// Carries out a transaction of ours.
+    fn apply(&mut self, text: &str) -> Result<()> {
+        self.begin(text)?.finish()
+    }
+
+    /// Sets both tables as they are to be; tried again in a moment if that fails.
+    fn set_anew(&mut self) {
+        // Somebody who takes our tables away all the time is not raced with: the next event brings us back.
+        const TIMES: usize = 3;
+        for _ in 0..TIMES {
+            let applied = self.apply(&ruleset::whole(&self.world));
+            self.torn = applied.is_err().then(|| Instant::now() + TORN_AGAIN);
+            if applied.is_err() || !self.guard.disturbed().unwrap_or(true) {
+                return;
+            }
+        }
+    }
+
+    /// What these addresses of containers have open is judged by the rules of now.
+    pub fn judge_anew(&self, addresses: &[IpAddr]) {
+        let site = &self.world.site;
+        let bridge = [site.gateway.into(), site.gateway6.into(), IpAddr::from(ROUTER)];
+        let host = |address| bridge.contains(&address) || self.world.host_addresses.contains(&address);
+        for address in addresses {
+            // The rules hold in any case; a connection that goes on one-sidedly ends by itself.
+            let _ = conntrack::forget_but(*address, host);
         }
     }
 
@@ -611,7 +675,7 @@ impl Up {
     /// What became of a transaction: if it was refused, somebody may have flushed our tables, and all is set anew.
     pub fn settle(&mut self, applied: Result<()>, undo: impl FnOnce(&mut World)) -> Result<()> {
         let Err(first) = applied else { return Ok(()) };
-        match self.nft.apply(&ruleset::whole(&self.world)) {
+        match self.apply(&ruleset::whole(&self.world)) {
             Ok(()) => Ok(()),
             Err(_) => {
                 undo(&mut self.world);
@@ -636,6 +700,7 @@ fn merged(mut before: Base, now: Base) -> Base {
     before.changed.retain(|one| !now.changed.iter().any(|other: &Previous| other.name == one.name));
     before.changed.extend(now.changed);
     before.forwarding6 |= now.forwarding6;
+    before.there.extend(now.there.into_iter().filter(|name| !before.there.contains(name)).collect::<Vec<_>>());
     before
 }
 
@@ -691,8 +756,17 @@ pub(super) fn member(name: &Name, record: &Record) -> Option<Member> {
     })
 }
 
+/// The bridge's hardware address: the same for ever, as containers keep it as that of their neighbour.
+pub(super) fn bridge_mac(numbers: &Numbers, bridge: &str) -> Mac {
+    subnet::host_mac(&format!("{} {bridge}", numbers.salt))
+}
+
 fn on_link(snapshot: &Snapshot) -> Vec<OnLink> {
     snapshot.on_link.iter().map(|prefix| OnLink { prefix: *prefix, interface: None }).collect()
+}
+
+fn unrouted(base: &Base, snapshot: &Snapshot, bridge: &str) -> Unrouted {
+    forwarding::unrouted(base, &snapshot.devices, |name| name == bridge || name.starts_with("lz-"))
 }
 
 fn prefix_of(prefix: Prefix) -> responder::Prefix {

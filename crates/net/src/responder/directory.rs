@@ -166,14 +166,19 @@ impl Directory {
         &self.view.hosts[i]
     }
 
-    /// Who asks from this address; none for strangers, whom the firewall does not let through. The gateway's
-    /// addresses are the host's own: the kernel takes no packet from outside that claims them, nor does the bridge.
+    /// Who asks from this address; none for strangers, whom the firewall does not let through. The kernel takes no
+    /// packet that claims an address of the host's own from outside, nor does the bridge from a container. Which one
+    /// the host takes is its choice: a resolver that asks by way of a link (systemd-resolved) may have any.
     pub fn asker(&self, from: IpAddr) -> Option<Asker> {
-        let settings = self.settings();
-        if from == IpAddr::V4(settings.gateway4) || Some(from) == settings.gateway6.map(IpAddr::V6) {
+        if self.is_gateway(from) || self.settings().own.contains(&from) {
             return Some(Asker::Machine);
         }
         self.at_address(from).map(Asker::Host)
+    }
+
+    fn is_gateway(&self, address: IpAddr) -> bool {
+        let settings = self.settings();
+        address == IpAddr::V4(settings.gateway4) || Some(address) == settings.gateway6.map(IpAddr::V6)
     }
 
     /// Which container has this IPv4, IPv6 or link-local address.
@@ -211,7 +216,7 @@ impl Directory {
     /// Whose an address is.
     pub fn owner(&self, address: IpAddr) -> Owner<'_> {
         let settings = &self.view.settings;
-        if self.asker(address) == Some(Asker::Machine) {
+        if self.is_gateway(address) {
             return Owner::Named(&self.gateway, Target::Gateway);
         }
         if let Some(i) = self.at_address(address) {

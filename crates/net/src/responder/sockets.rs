@@ -31,8 +31,8 @@ pub struct Sockets {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Role {
-    /// DNS by UDP: asked by containers, and by the host itself, whose packets to the bridge's own address count as
-    /// coming from the bridge although they pass `lo`.
+    /// DNS by UDP: asked by containers, and by the host itself under any address of its own. So it is not bound to the
+    /// bridge, or answers to these would be looked for there; that nobody else asks is the firewall's.
     Names,
     /// DNS by TCP, likewise.
     NameStreams,
@@ -75,18 +75,18 @@ impl Sockets {
         let gateways = std::iter::once(IpAddr::V4(gateway4)).chain(gateway6.map(IpAddr::V6));
         for gateway in gateways {
             let address = SocketAddr::new(gateway, 53);
-            sockets.add(Role::Names, server(address, SocketType::DGRAM, bridge)?);
-            sockets.add(Role::NameStreams, listener(address, bridge)?);
+            sockets.add(Role::Names, server(address, SocketType::DGRAM, None)?);
+            sockets.add(Role::NameStreams, listener(address)?);
         }
         let everywhere = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 67);
-        sockets.add(Role::Dhcp4, server(everywhere.into(), SocketType::DGRAM, bridge)?);
+        sockets.add(Role::Dhcp4, server(everywhere.into(), SocketType::DGRAM, Some(bridge))?);
         // Protocol 0: it hears nothing, it only sends (packet(7)).
         let frames =
             socket_with(AddressFamily::PACKET, SocketType::DGRAM, FLAGS, None).context("opening a packet socket")?;
         sockets.add(Role::Frames, frames);
         if gateway6.is_some() {
             let everywhere = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 547, 0, 0);
-            let dhcp6 = server(everywhere.into(), SocketType::DGRAM, bridge)?;
+            let dhcp6 = server(everywhere.into(), SocketType::DGRAM, Some(bridge))?;
             sockopt::set_ipv6_add_membership(&dhcp6, &ALL_DHCP_SERVERS, bridge).context("joining `ff02::1:2`")?;
             sockets.add(Role::Dhcp6, dhcp6);
             sockets.add(Role::Router, router_socket(bridge).context("opening a socket for router solicitations")?);
@@ -159,8 +159,8 @@ impl Sockets {
 
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
-/// A socket bound to a port of an address on one interface.
-fn server(address: SocketAddr, kind: SocketType, interface: u32) -> Result<OwnedFd> {
+/// A socket bound to a port of an address, perhaps on one interface alone.
+fn server(address: SocketAddr, kind: SocketType, interface: Option<u32>) -> Result<OwnedFd> {
     let opened = match open_server(address, kind, interface) {
         Err(Errno::ADDRINUSE) => wait_for_port(address, kind, interface),
         opened => opened,
@@ -171,10 +171,12 @@ fn server(address: SocketAddr, kind: SocketType, interface: u32) -> Result<Owned
         .hint("another name or DHCP server listens there; let it listen on its own interfaces only (`bind-interfaces`)")
 }
 
-fn open_server(address: SocketAddr, kind: SocketType, interface: u32) -> Result<OwnedFd, Errno> {
+fn open_server(address: SocketAddr, kind: SocketType, interface: Option<u32>) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, kind, FLAGS, None)?;
-    bind_to_interface(socket.as_fd(), interface)?;
+    if let Some(interface) = interface {
+        bind_to_interface(socket.as_fd(), interface)?;
+    }
     // Also while the address is not there yet.
     match address {
         SocketAddr::V4(_) => sockopt::set_ip_freebind(&socket, true)?,
@@ -194,7 +196,7 @@ fn open_server(address: SocketAddr, kind: SocketType, interface: u32) -> Result<
     Ok(socket)
 }
 
-fn wait_for_port(address: SocketAddr, kind: SocketType, interface: u32) -> Result<OwnedFd, Errno> {
+fn wait_for_port(address: SocketAddr, kind: SocketType, interface: Option<u32>) -> Result<OwnedFd, Errno> {
     let until = Instant::now() + PREDECESSOR;
     loop {
         // There is no event for a port that becomes free.
@@ -206,8 +208,8 @@ fn wait_for_port(address: SocketAddr, kind: SocketType, interface: u32) -> Resul
     }
 }
 
-fn listener(address: SocketAddr, interface: u32) -> Result<OwnedFd> {
-    let socket = server(address, SocketType::STREAM, interface)?;
+fn listener(address: SocketAddr) -> Result<OwnedFd> {
+    let socket = server(address, SocketType::STREAM, None)?;
     listen(&socket, 128)?;
     Ok(socket)
 }

@@ -26,6 +26,8 @@ pub struct Settings {
     pub gateway6: Option<Ipv6Addr>,
     /// Length of the IPv6 subnet's prefix.
     pub prefix6: u8,
+    /// The host's own addresses beside these: it may ask for names by any of them.
+    pub own: Vec<IpAddr>,
     /// MTU in bytes, told by DHCP and by router advertisements.
     pub mtu: u16,
     /// How long an address is promised for, in seconds.

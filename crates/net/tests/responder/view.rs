@@ -11,6 +11,7 @@ pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd12, 0x3456, 0x789a, 1, 0, 0, 0,
 
 pub fn settings() -> Settings {
     Settings {
+        own: Vec::new(),
         domain: "lazaret".into(),
         gateway4: Ipv4Addr::new(10, 90, 0, 1),
         prefix4: 20,

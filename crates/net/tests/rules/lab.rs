@@ -240,6 +240,7 @@ fn empty() -> World {
         interface: Some(interface.parse().unwrap()),
     };
     World {
+        unrouted: Default::default(),
         site: Site {
             table: TableName::new("lazaret").unwrap(),
             bridge: "lazaret0".parse().unwrap(),
