@@ -16,7 +16,7 @@ use serde_json::Value;
 pub enum Software {
     /// Docker, whose chains are called `DOCKER`.
     Docker,
-    /// ufw, whose chains are called `ufw-`.
+    /// ufw, whose chains are called `ufw-`, and `ufw6-` for IPv6.
     Ufw,
     /// firewalld, whose table has its name.
     Firewalld,
@@ -301,7 +301,7 @@ impl Ruleset {
         }
         // The policies of these are set by whoever has chains there; ufw does so always, Docker for forwarding.
         match &**chain {
-            "FORWARD" | "INPUT" if has("ufw-") => Software::Ufw,
+            "FORWARD" | "INPUT" if has("ufw-") || has("ufw6-") => Software::Ufw,
             "FORWARD" if has("DOCKER") => Software::Docker,
             "FORWARD" | "INPUT" => Software::Iptables,
             _ => Software::Nftables,
@@ -421,6 +421,9 @@ fn is(left: &Value, right: &Value, packet: &Packet<'_>) -> Option<bool> {
         (_, Some("state")) => return text(packet.state),
         _ => {}
     }
+    if left["fib"]["result"] == "type" {
+        return text(destination(&left["fib"]["flags"], packet)?);
+    }
     match (left["payload"]["protocol"].as_str()?, left["payload"]["field"].as_str()?) {
         ("ip", "protocol") | ("ip6", "nexthdr") => text(packet.protocol),
         (protocol @ ("tcp" | "udp" | "th"), field) => match field {
@@ -431,6 +434,20 @@ fn is(left: &Value, right: &Value, packet: &Packet<'_>) -> Option<bool> {
         ("icmp" | "icmpv6", _) => Some(false),
         _ => None,
     }
+}
+
+/// What kind of address the packet goes to, if it is that which is asked for.
+fn destination(flags: &Value, packet: &Packet<'_>) -> Option<&'static str> {
+    let asked = |flag: &str| flags == flag || flags.as_array().is_some_and(|flags| flags.iter().any(|one| one == flag));
+    if asked("saddr") {
+        return None;
+    }
+    Some(match packet.is {
+        Stopped::Names => "local",
+        Stopped::Addresses if packet.v6 => "multicast",
+        Stopped::Addresses => "broadcast",
+        Stopped::Outgoing | Stopped::Answers | Stopped::Unknown => "unicast",
+    })
 }
 
 /// A name of an interface may end in `*`.
@@ -539,7 +556,9 @@ mod tests {
         let ufw = vec![
             base("ip", "filter", "INPUT", "input", "drop"),
             base("ip", "filter", "FORWARD", "forward", "drop"),
+            base("ip6", "filter", "FORWARD", "forward", "drop"),
             chain("ip", "filter", "ufw-before-input"),
+            chain("ip6", "filter", "ufw6-before-forward"),
             rule("ip", "filter", "INPUT", json!([{"jump": {"target": "ufw-before-input"}}])),
             rule(
                 "ip",
@@ -557,7 +576,35 @@ mod tests {
           ufw route allow out on lazaret0
         ufw: the policy of the chain `INPUT` in the table `ip filter` is drop, stops [Addresses, Names]
           ufw allow in on lazaret0
+        ufw: the policy of the chain `FORWARD` in the table `ip6 filter` is drop, stops [Outgoing, Answers]
+          ufw route allow in on lazaret0
+          ufw route allow out on lazaret0
         ");
+    }
+
+    /// ufw drops early what is for others, and later what nobody has allowed.
+    #[test]
+    fn what_is_for_the_host_is_told_from_what_is_for_others() {
+        let of_kind = |kind: &str| {
+            json!({"match": {"op": "==",
+            "left": {"fib": {"result": "type", "flags": ["daddr"]}}, "right": kind}})
+        };
+        let not_local = |kinds: &[&str]| {
+            let kinds = kinds
+                .iter()
+                .map(|kind| rule("ip", "filter", "ufw-not-local", json!([of_kind(kind), {"return": null}])));
+            let mut ufw = vec![
+                base("ip", "filter", "INPUT", "input", "accept"),
+                chain("ip", "filter", "ufw-not-local"),
+                rule("ip", "filter", "INPUT", json!([{"jump": {"target": "ufw-not-local"}}])),
+            ];
+            ufw.extend(kinds);
+            ufw.push(rule("ip", "filter", "ufw-not-local", json!([{"drop": null}])));
+            found(ufw)
+        };
+        assert_eq!(not_local(&["local", "broadcast"]), "");
+        assert!(not_local(&["local"]).contains("stops [Addresses]"));
+        assert!(not_local(&["broadcast"]).contains("stops [Names]"));
     }
 
     #[test]

@@ -110,7 +110,9 @@ fn firewalls(store: &Store) -> Vec<Check> {
 /// Whether the host has come into a network that overlaps ours.
 fn clash(store: &Store) -> Option<Check> {
     let numbers = netd::numbers(&store.network()).ok().flatten()?;
-    let taken = lazaret_net::watch::Watch::open(|name| name.starts_with("lz")).and_then(|mut watch| watch.snapshot());
+    let bridge = store.network().bridge();
+    let ours = move |name: &str| name == bridge || name.starts_with("lz-");
+    let taken = lazaret_net::watch::Watch::open(ours).and_then(|mut watch| watch.snapshot());
     let taken = taken.ok()?.taken;
     let other = taken.iter().find(|taken| taken.length() >= 8 && taken.overlaps(numbers.subnet))?;
     Some(worse(

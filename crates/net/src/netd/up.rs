@@ -134,8 +134,7 @@ impl Netd<'_> {
     fn make_up(&mut self) -> Result<Up> {
         let nft = Nft::find()?;
         let bridge = self.place.bridge();
-        let ours = bridge.clone();
-        let mut watch = Watch::open(move |name| name == ours || name.starts_with("lz-"))?;
+        let mut watch = self.watch()?;
         let snapshot = watch.snapshot()?;
         let numbers = self.numbers(&snapshot)?;
         let before: Option<Base> = record::read(&self.place.base()).unwrap_or_default();
@@ -255,9 +254,13 @@ impl Netd<'_> {
         if let Some(up) = &self.up {
             return Ok(up.numbers.salt.clone());
         }
-        let mut watch = Watch::open(|_| false)?;
-        let snapshot = watch.snapshot()?;
-        Ok(self.numbers(&snapshot)?.salt)
+        Ok(self.numbers(&self.watch()?.snapshot()?)?.salt)
+    }
+
+    /// Looks at the host's network, ours aside.
+    fn watch(&self) -> Result<Watch> {
+        let bridge = self.place.bridge();
+        Watch::open(move |name| name == bridge || name.starts_with("lz-"))
     }
 
     /// Ports of our bridge that nobody is behind.
@@ -280,7 +283,7 @@ impl Netd<'_> {
             }
             let before = match &self.up {
                 Some(up) => up.numbers.clone(),
-                None => self.numbers(&Watch::open(|_| false)?.snapshot()?)?,
+                None => self.numbers(&self.watch()?.snapshot()?)?,
             };
             let mut numbers = before.clone();
             if let Some(subnet) = subnet {
