@@ -25,7 +25,7 @@ use crate::{Result, build, flags, nothing_else};
 use contest::{Contender, Finding, Row, Target, timed};
 use peers::{Lxc, Others};
 
-pub const ARGUMENTS: &str = "[--rounds N] [--quick] [--check] [--network]";
+pub const ARGUMENTS: &str = "[--rounds N] [--quick] [--check] [--network] [--only WORDS]";
 
 /// Builds, and measures. Root's part is a run of this same program: `bench --with LAZARET`.
 pub fn run(arguments: &[String]) -> Result {
@@ -35,12 +35,13 @@ pub fn run(arguments: &[String]) -> Result {
         None if quick => 10,
         None => 40,
     };
+    let only = take(&mut rest, "--only").unwrap_or_default();
     if rest.first().is_some_and(|word| word == "--load") {
         return load::run(&rest[1..]);
     }
     if let Some(lazaret) = take(&mut rest, "--with") {
         nothing_else(&rest)?;
-        return measure(Path::new(&lazaret), &Effort { rounds, quick, check, network });
+        return measure(Path::new(&lazaret), &Effort { rounds, quick, check, network, only });
     }
     nothing_else(&rest)?;
     stage("packages", || packages::install(For::Bench))?;
@@ -68,6 +69,15 @@ struct Effort {
     check: bool,
     /// Whether only the rows of the network are measured.
     network: bool,
+    /// Only rows whose names have these words in them.
+    only: String,
+}
+
+impl Effort {
+    /// Whether a row is measured.
+    fn wants(&self, row: &str) -> bool {
+        row.contains(&self.only)
+    }
 }
 
 /// All rows, one after another, then the table.
@@ -77,13 +87,15 @@ fn measure(lazaret: &Path, effort: &Effort) -> Result {
     let others = Others::prepare(&field.world.dir, &field.rootfs)?;
     let mut findings = Vec::new();
     if !effort.network {
-        for row in rows(&field, &lxc, &others, effort) {
+        for row in rows(&field, &lxc, &others, effort).into_iter().filter(|row| effort.wants(row.what)) {
             findings.extend(row.hold()?);
         }
-        findings.extend(keeper_memory(&field)?);
+        if effort.only.is_empty() {
+            findings.extend(keeper_memory(&field)?);
+        }
     }
     let network = network::World::prepare(&field, &lxc, effort)?;
-    for mut row in network.rows(&lxc)? {
+    for mut row in network.rows(&lxc)?.into_iter().filter(|row| effort.wants(row.what)) {
         row.rounds = effort.rounds.min(20);
         findings.extend(row.hold()?);
     }

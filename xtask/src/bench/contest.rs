@@ -37,7 +37,7 @@ impl<'a> Contender<'a> {
 
 /// What is done in turns.
 pub struct Row<'a> {
-    what: &'static str,
+    pub what: &'static str,
     /// How often each contender has its turn.
     pub rounds: usize,
     own: Option<Target>,
