@@ -155,13 +155,14 @@ impl Store {
         let order = Order { network, remote, asked, wanted };
         let first = self.pull_build(&order, &listed, progress);
         let (pulled, stale) = match first {
-            // The server has replaced the build since the list was made, or the image is newer than the list.
-            Err(e) if [Kind::NotFound, Kind::Invalid].contains(&e.what()) && freshness != Freshness::Now => {
-                let again = self.catalogue(network, remote, Freshness::Now).with_context(pulling)?;
-                match again.asked > listed.asked {
-                    true => (self.pull_build(&order, &again, progress).with_context(pulling)?, again.stale),
-                    false => return Err(e).with_context(pulling),
-                }
+            // The server has replaced the build since the list was made, or the image is newer than the list: a file
+            // is gone, or another one. The same list again would come to the same end.
+            Err(e) if e.errno().is_none() && freshness != Freshness::Now => {
+                let again = self.catalogue(network, remote, Freshness::Now);
+                let Some(again) = again.ok().filter(|again| again.catalogue != listed.catalogue) else {
+                    return Err(e).with_context(pulling);
+                };
+                (self.pull_build(&order, &again, progress).with_context(pulling)?, again.stale)
             }
             pulled => (pulled.with_context(pulling)?, listed.stale),
         };

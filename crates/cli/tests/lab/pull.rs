@@ -569,6 +569,40 @@ fn newer_builds_come_when_asked_for_and_old_ones_go_with_their_last_container() 
 }
 
 #[test]
+fn a_build_that_was_replaced_a_moment_ago_is_pulled_by_a_new_list() {
+    let world = World::new();
+    let server = Server::new(world.root());
+    let names = ["grown", "shrunk", "other", "gone"];
+    // Each release has a root of its own: one that is here is not fetched.
+    let of_gone = |bytes: usize| root(bytes + 300);
+    let releases = |bytes: usize, serial| {
+        let offer = |at| Offer { root: root(bytes + 100 * at), ..offer("Tiny", names[at], serial) };
+        serve(&server, &[0, 1, 2, 3].map(offer));
+    };
+    world.use_server(&server);
+    releases(1000, SERIAL);
+    assert_eq!(world.ok(&["image", "search", "tiny", "--json"]).json().as_array().unwrap().len(), 4);
+    // Under the same paths: longer ones, shorter ones.
+    for (name, bytes) in [("grown", 5000), ("shrunk", 10), ("other", 1001)] {
+        releases(bytes, SERIAL);
+        world.ok(&["create", name, "--image", &format!("tiny/{name}")]);
+    }
+    // What is not what the new list says either is refused, and is not fetched a third time.
+    let path = format!("/images/Tiny/gone/{}/default/{SERIAL}/root.tar.xz", own());
+    let mut spoilt = of_gone(1001);
+    let middle = spoilt.len() / 2;
+    spoilt[middle] ^= 1;
+    server.put(&path, spoilt);
+    server.forget();
+    world.refused(&["create", "gone", "--image", "tiny/gone"], &["do not trust the server"]);
+    assert_eq!(server.asked("index.json").len(), 1);
+    // Under another path, while the old one is gone.
+    releases(2000, NEWER);
+    server.take(&path);
+    world.ok(&["create", "gone", "--image", "tiny/gone"]);
+}
+
+#[test]
 fn an_expired_image_is_renewed_if_that_can_be_had() {
     let world = World::new();
     let server = Server::new(world.root());
@@ -578,7 +612,6 @@ fn an_expired_image_is_renewed_if_that_can_be_had() {
     world.ok(&["image", "pull", "tiny/1"]);
     assert!(world.ok(&["image", "list"]).stdout.contains("expired"));
     serve(&server, &[Offer { root: root(128), ..offer("Tiny", "1", NEWER) }]);
-    world.ok(&["image", "refresh", "--check"]);
     world.ok(&["create", "web", "--image", "tiny/1"]);
     assert_eq!(word(&world.images()[0]["build"]), NEWER);
 
