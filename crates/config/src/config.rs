@@ -26,7 +26,7 @@ use crate::text::{invalid, quoted};
 /// Limits that are `None` do not limit. It serializes as the user would write it, defaults included.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// What the root file system starts from: `host`, or the path of an archive or a directory.
+    /// What the root file system starts from: `host`, the name of an image, or the path of an archive or a directory.
     pub image: String,
     /// The host name inside; the container's name if `None`.
     pub hostname: Option<Hostname>,

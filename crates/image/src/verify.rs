@@ -35,7 +35,8 @@ impl Store {
     ///
     /// Two things tell. Nothing writes to a layer after it was made, and nobody can set a file's change time
     /// (inode(7)), so a file that was changed since is found at once. What a disk has spoilt is found by the digest of
-    /// the whole tree, which is kept when it is first computed: by a pull, or by the first call of this.
+    /// the whole tree, which is kept when it is first computed, by the first call of this: what a pull has unpacked was
+    /// verified as an archive, and to read all of it once more would cost as much again.
     pub fn verify(&self, id: &LayerId, progress: &mut dyn FnMut(Progress)) -> Result<Verified> {
         let layer = self.layer(id)?;
         let verifying = || format!("verifying `{}`", layer.source);
