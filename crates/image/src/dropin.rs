@@ -111,7 +111,8 @@ pub fn drop_apt_proxy(trees: &[OwnedFd], shift: u32) -> Result<()> {
         return put_apt_proxy(trees, "", shift);
     }
     match tree::open(own, DIRECTORY, LIST, STRAIGHT).and_then(|dir| fs::unlinkat(dir, NAME, AtFlags::empty())) {
-        Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
+        // What a container has put in the way is its own.
+        Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }

@@ -82,6 +82,15 @@ const USER_AGENT: &str = concat!("lazaret/", env!("CARGO_PKG_VERSION"));
 impl Client {
     /// `ca`: believe these authorities only. `insecure`: plain http is allowed, also behind a redirection.
     pub(crate) fn new(network: &Network, ca: Option<&Path>, insecure: bool) -> Result<Client> {
+        Client::made(network, ca, insecure, REDIRECTS)
+    }
+
+    /// One that asks where it is told to and nowhere else, also by plain http: redirections come back as they are.
+    pub(crate) fn straight(network: &Network) -> Result<Client> {
+        Client::made(network, None, true, 0)
+    }
+
+    fn made(network: &Network, ca: Option<&Path>, insecure: bool, redirects: u32) -> Result<Client> {
         let roots = match ca {
             Some(path) => RootCerts::from(authorities(path)?),
             None => RootCerts::PlatformVerifier,
@@ -90,7 +99,7 @@ impl Client {
             Agent::config_builder()
                 .http_status_as_error(false)
                 .https_only(!insecure)
-                .max_redirects(REDIRECTS)
+                .max_redirects(redirects)
                 .max_response_header_size(HEADERS)
                 .tls_config(TlsConfig::builder().root_certs(roots.clone()).build())
                 .timeout_resolve(Some(CONNECT))
@@ -304,9 +313,7 @@ pub(crate) fn download(
         let sentence = format!("its SHA-256 is {}, but the list says {}", digest.0.hex(), wanted.digest.hex());
         return Err(error(sentence)
             .kind(Kind::Invalid)
-            .hint(
-                "the list may just have changed: try `lazaret image refresh`; if it stays so, do not trust the server",
-            )
+            .hint("the server may be at work on it: try again later; if it stays so, do not trust the server")
             .context(format!("downloading `{}`", wanted.places.first().map_or("", |place| place))));
     }
 }

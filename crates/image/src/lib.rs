@@ -55,7 +55,7 @@ pub use host::{Bind, HOST_ETC, HostImage, host_binds, visible_from_host};
 pub use named::{About, Image, Origin, Program};
 pub use pack::{Archive, Manner, Packed};
 pub use packages::{Held, Incoming, Kept, PackageCache, Seen, Size, Stats};
-pub use proxy::{Archives, Proxy, confine_proxy};
+pub use proxy::{Archives, Asker, Proxy, confine_proxy};
 pub use pull::{Freshness, Listed, Pulled};
 pub use reference::{Reference, Repository, Wanted, architecture, own_architecture};
 pub use remote::{Protocol, Remote, Remotes};

@@ -14,11 +14,12 @@
 use std::fs::{self as stdfs, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use lazaret_base::{Context, Error, Kind, Lock, Result, error, read_bounded, write_atomic};
+use lazaret_base::{Context, Error, Kind, Lock, Result, error, read_bounded};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,10 @@ impl Seen {
 
 /// A cache this full makes room down to this part of its limit, so that it does not do so for every file.
 const ROOMY: (u64, u64) = (9, 10);
+/// So many notes are kept, and so many names: those that were written last.
+const MOST_NOTES: usize = 1 << 16;
+/// Notes that are being written have names of their own.
+static COUNT: AtomicU64 = AtomicU64::new(0);
 /// A note is never longer.
 const LONGEST_NOTE: usize = 64 << 10;
 /// Names of files are limited to 255 bytes, of which the digest takes 65.
@@ -195,7 +200,7 @@ impl PackageCache {
         let json = serde_json::to_vec(seen).map_err(|e| error(e.to_string()))?;
         let path = self.place(address);
         // By a rename, but not to disk: what is forgotten is asked for again.
-        let aside = path.with_extension(format!("{}", std::process::id()));
+        let aside = path.with_extension(format!("{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
         let written = stdfs::write(&aside, json).and_then(|()| stdfs::rename(&aside, &path));
         written.map_err(Error::from).map_err(full).context("noting where a package was")?;
         if let (Some(name), Some(digest)) = (last(address), seen.digest()) {
@@ -203,6 +208,14 @@ impl PackageCache {
             File::create(link).map_err(Error::from).map_err(full).context("noting the name of a package")?;
         }
         Ok(())
+    }
+
+    /// Removes a file that is no good.
+    pub fn forget(&self, digest: &Digest) -> Result<()> {
+        match stdfs::remove_file(self.blob(digest)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context("removing a package"),
+            _ => Ok(()),
+        }
     }
 
     /// What files of that name there are, whatever place they are from.
@@ -228,7 +241,10 @@ impl PackageCache {
             fetched: before.fetched + more.fetched,
         };
         let json = serde_json::to_vec(&sum).map_err(|e| error(e.to_string()))?;
-        write_atomic(&self.dir.join("stats.json"), &json).map_err(full)
+        // By a rename, but not to disk: it is counted for every package.
+        let (path, aside) = (self.dir.join("stats.json"), self.dir.join(".stats.json"));
+        let written = stdfs::write(&aside, json).and_then(|()| stdfs::rename(&aside, &path));
+        written.map_err(Error::from).map_err(full).context("counting what was spared")
     }
 
     /// What was spared so far.
@@ -269,6 +285,7 @@ impl PackageCache {
 
     /// Removes what was not used for longest if there is more than `limit` bytes; the bytes that went.
     pub fn evict(&self, limit: u64) -> Result<u64> {
+        self.thin_notes();
         let mut blobs = self.blobs()?;
         let total: u64 = blobs.iter().map(|(_, _, bytes)| bytes).sum();
         if total <= limit {
@@ -290,6 +307,23 @@ impl PackageCache {
         }
         self.forget_missing();
         Ok(gone)
+    }
+
+    /// Whoever asks for one file by ever other addresses fills no disk.
+    fn thin_notes(&self) {
+        for part in ["names", "places"] {
+            let entries = stdfs::read_dir(self.dir.join(part)).into_iter().flatten().flatten();
+            let paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+            if paths.len() <= MOST_NOTES {
+                continue;
+            }
+            let written = |path: &PathBuf| stdfs::symlink_metadata(path).and_then(|meta| meta.modified()).ok();
+            let mut notes: Vec<_> = paths.into_iter().map(|path| (written(&path), path)).collect();
+            notes.sort_unstable();
+            for (_, path) in &notes[..notes.len() - MOST_NOTES / 10 * 9] {
+                let _ = stdfs::remove_file(path);
+            }
+        }
     }
 
     /// Notes of what is gone go as well.
@@ -359,6 +393,16 @@ impl Incoming<'_> {
         Ok(())
     }
 
+    /// The same file once more, to be read from its start when it is whole.
+    pub fn again(&self) -> Result<File> {
+        Ok(self.file.try_clone()?)
+    }
+
+    /// Bytes that have come, from one place on.
+    pub fn read_at(&self, buffer: &mut [u8], from: u64) -> Result<usize> {
+        Ok(FileExt::read_at(&self.file, buffer, from)?)
+    }
+
     /// How many bytes have come.
     pub fn size(&self) -> u64 {
         self.size
@@ -366,7 +410,14 @@ impl Incoming<'_> {
 
     /// All of it is there: it gets its name, if it is what was wanted.
     pub fn finish(self, wanted: Option<&Digest>) -> Result<(Digest, File)> {
-        let digest = Digest::from_state(self.hash);
+        let digest = self.name(wanted)?;
+        rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Start(0))?;
+        Ok((digest, self.file))
+    }
+
+    /// The same for whoever has the file already.
+    pub fn name(&self, wanted: Option<&Digest>) -> Result<Digest> {
+        let digest = Digest::from_state(self.hash.clone());
         if let Some(wanted) = wanted.filter(|wanted| **wanted != digest) {
             return Err(error(format!("its SHA-256 is {}, but the list says {}", digest.hex(), wanted.hex()))
                 .kind(Kind::Invalid));
@@ -377,8 +428,7 @@ impl Incoming<'_> {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(full(e.into())).context("naming a package"),
         }
-        rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Start(0))?;
-        Ok((digest, self.file))
+        Ok(digest)
     }
 }
 

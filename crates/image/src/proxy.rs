@@ -4,17 +4,21 @@
 //! it is no way around a container's walls. What comes is kept by its digest; that a package is what it should be is
 //! verified by whoever installs it, as without a proxy.
 
+use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, Scope,
 };
 use lazaret_base::{Context, Error, Kind, Result, error};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 use ureq::Body;
 use ureq::http::{Response, StatusCode};
@@ -22,12 +26,13 @@ use ureq::http::{Response, StatusCode};
 use crate::Digest;
 use crate::build::DISTRIBUTIONS;
 use crate::fetch::{Asked, Client, Network, Validators, explained};
-use crate::packages::{Incoming, PackageCache, Seen, Stats};
+use crate::packages::{Held, Incoming, PackageCache, Seen, Stats};
 
 /// Where a proxy goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Archives {
-    /// Hosts beyond those of the distributions, with a port if it is not the usual one.
+    /// Those beyond the distributions' own: `mirror.example`, `mirror.example:8080/debian`. Where a directory is named,
+    /// nothing else of that host is one.
     pub more: Vec<String>,
 }
 
@@ -37,8 +42,20 @@ const DOMAINS: &[&str] = &["debian.org", "ubuntu.com"];
 impl Archives {
     /// Whether a host is one of an archive.
     pub fn have(&self, host: &str) -> bool {
-        let below = |domain: &str| host.strip_suffix(domain).is_some_and(|front| front.ends_with('.'));
-        self.more.iter().any(|more| more == host) || DOMAINS.iter().any(|domain| below(domain))
+        distributions(host) || self.more.iter().any(|more| parts(more).0 == host)
+    }
+
+    /// Whether a file of a host is one of an archive. It says nothing of `..`, which is none of a place's.
+    fn hold(&self, place: &Place) -> bool {
+        let below = |directory: &str| {
+            let rest = place.path.strip_prefix(directory);
+            directory.is_empty() || rest.is_some_and(|rest| rest.starts_with('/'))
+        };
+        let named = |more: &String| {
+            let (host, directory) = parts(more);
+            host == place.host && below(directory)
+        };
+        distributions(&place.host) || self.more.iter().any(named)
     }
 
     /// Those that are always there.
@@ -53,6 +70,16 @@ impl Archives {
     }
 }
 
+fn distributions(host: &str) -> bool {
+    DOMAINS.iter().any(|domain| host.strip_suffix(domain).is_some_and(|front| front.ends_with('.')))
+}
+
+/// The host and the directory of an archive.
+fn parts(more: &str) -> (&str, &str) {
+    let (host, directory) = more.split_once('/').unwrap_or((more, ""));
+    (host, directory.trim_end_matches('/'))
+}
+
 /// What serves connections, any number of them at once.
 pub struct Proxy {
     cache: PackageCache,
@@ -61,6 +88,42 @@ pub struct Proxy {
     limit: u64,
     /// Bytes that came since room was made last.
     grown: AtomicU64,
+    /// Bytes that are on the disk and have no name yet.
+    coming: AtomicU64,
+}
+
+/// Who asks: what a container was given, however many connections it has.
+#[derive(Debug, Default)]
+pub struct Asker {
+    /// Nothing is answered any more.
+    over: AtomicBool,
+    /// By the digests of addresses: when a package was given.
+    given: Mutex<HashMap<Digest, Instant>>,
+}
+
+impl Asker {
+    /// Answers nothing more than what has begun.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    fn note(&self, place: &Place) {
+        // Poisoned by a thread that has failed: what is in it holds all the same.
+        let mut given = self.given.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if given.len() >= MOST_GIVEN {
+            given.retain(|_, at| at.elapsed() < SOON);
+        }
+        if given.len() < MOST_GIVEN {
+            given.insert(Digest::of(place.address.as_bytes()), Instant::now());
+        }
+    }
+
+    /// Whether it has been given that a moment ago: then it asks because it was no good. apt installs a package whose
+    /// digest is right, and asks again for one whose digest is not.
+    fn distrusts(&self, place: &Place) -> bool {
+        let given = self.given.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        given.get(&Digest::of(place.address.as_bytes())).is_some_and(|at| at.elapsed() < SOON)
+    }
 }
 
 /// A client that says nothing for so long is let go.
@@ -69,8 +132,18 @@ const SILENCE: Duration = Duration::from_secs(60);
 const LONGEST_REQUEST: u64 = 32 << 10;
 /// No file is larger.
 const LARGEST: u64 = 16 << 30;
-/// How much may come before it is looked whether there is too much.
-const LOOK_AFTER: u64 = 64 << 20;
+/// How much may come before it is looked whether there is too much; of a small cache, a part.
+const LOOK_AFTER: (u64, u64) = (64 << 20, 16);
+/// What is on its way takes at most this part of what may be kept: what is more is handed on and not kept.
+const COMING: u64 = 4;
+/// What the notes of a file take on a disk.
+const NOTES: u64 = 8 << 10;
+/// How often a request may be sent to another place of an archive.
+const REDIRECTS: usize = 5;
+/// Whoever asks for the same package again within this time distrusts what it was given.
+const SOON: Duration = Duration::from_secs(300);
+/// A container is remembered to have been given so many packages.
+const MOST_GIVEN: usize = 8192;
 /// What never changes under a name that bears its version.
 const IMMUTABLE: &[&str] = &[
     ".deb",
@@ -103,7 +176,16 @@ pub fn confine_proxy(cache: &Path) -> Result<()> {
             .scope(Scope::from_all(ABI::V6))?
             .create()?;
         // Names of hosts and the authorities of https.
-        for path in ["/etc", "/usr", "/lib", "/lib64", "/run/systemd/resolve", "/dev/urandom"] {
+        for path in [
+            "/etc",
+            "/usr",
+            "/lib",
+            "/lib64",
+            "/run/systemd/resolve",
+            "/run/NetworkManager",
+            "/run/resolvconf",
+            "/dev/urandom",
+        ] {
             if Path::new(path).exists() {
                 ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(path)?, AccessFs::from_read(abi)))?;
             }
@@ -116,21 +198,25 @@ pub fn confine_proxy(cache: &Path) -> Result<()> {
 }
 
 impl Proxy {
-    /// One that keeps at most `limit` bytes.
+    /// One that keeps at most `limit` bytes, and what came since it looked.
     pub fn new(network: &Network, cache: PackageCache, archives: Archives, limit: u64) -> Result<Proxy> {
-        let client = Client::new(network, None, true)?;
-        Ok(Proxy { cache, client, archives, limit, grown: AtomicU64::new(0) })
+        // Where an archive sends us is looked at: a redirection must not lead where a container may not go.
+        let client = Client::straight(network)?;
+        Ok(Proxy { cache, client, archives, limit, grown: AtomicU64::new(0), coming: AtomicU64::new(0) })
     }
 
     /// Serves a connection to its end.
-    pub fn serve(&self, stream: &TcpStream) -> Result<()> {
+    pub fn serve(&self, stream: &TcpStream, asker: &Asker) -> Result<()> {
         stream.set_read_timeout(Some(SILENCE))?;
         stream.set_write_timeout(Some(SILENCE))?;
         stream.set_nodelay(true)?;
         let mut reader = BufReader::new(stream);
         while let Some(request) = Request::read(&mut reader)? {
+            if asker.over.load(Ordering::Relaxed) {
+                break;
+            }
             let mut reply = Reply { out: stream, request: &request, begun: false, stays: request.stays };
-            if let Err(e) = self.answer(&request, &mut reply) {
+            if let Err(e) = self.answer(&request, &mut reply, asker) {
                 if reply.begun {
                     // The length that was announced was not reached: closing tells.
                     return Err(e);
@@ -144,53 +230,65 @@ impl Proxy {
         Ok(())
     }
 
-    fn answer(&self, request: &Request, reply: &mut Reply<'_>) -> Result<()> {
+    fn answer(&self, request: &Request, reply: &mut Reply<'_>, asker: &Asker) -> Result<()> {
         let place = Place::parse(&request.target)?;
         if !matches!(request.method.as_str(), "GET" | "HEAD") {
             return Err(error(format!("`{}` is not answered here", request.method.escape_debug())).kind(Kind::Invalid));
         }
-        if !self.archives.have(&place.host) {
+        if !self.archives.hold(&place) {
             return Err(error(format!("`{}` is no archive of packages", place.host)).kind(Kind::Invalid));
         }
         match place.immutable() {
-            true => self.immutable(&place, reply),
+            true => self.immutable(&place, reply, asker),
             false => self.changing(&place, reply),
         }
     }
 
     /// A file that is the same for ever.
-    fn immutable(&self, place: &Place, reply: &mut Reply<'_>) -> Result<()> {
-        if let Some(file) = self.find(place) {
+    fn immutable(&self, place: &Place, reply: &mut Reply<'_>, asker: &Asker) -> Result<()> {
+        let anew = asker.distrusts(place);
+        if let Some(file) = self.find(place).filter(|_| !anew) {
+            asker.note(place);
             return self.hit(reply, file, None);
         }
         // One connection gets it, others wait for it.
-        let _held = self.cache.lock(&Digest::of(place.address.as_bytes()))?;
-        if let Some(file) = self.find(place) {
+        let held = self.cache.lock(&Digest::of(place.address.as_bytes()))?;
+        if let Some(file) = self.find(place).filter(|_| !anew) {
+            drop(held);
+            asker.note(place);
             return self.hit(reply, file, None);
         }
         let candidates = self.cache.named(&place.address);
-        let response = match (self.ask(place, Validators::default()), &candidates[..]) {
-            (Ok(response), _) => response,
-            // Nobody answers, and there is but one file of that name.
-            (Err(e), [(digest, _)]) => {
-                return self.cache.get(digest).ok_or(e).and_then(|file| self.hit(reply, file, None));
+        let response = match self.ask(place, Validators::default()) {
+            Ok(response) => response,
+            // Nobody answers: what was there will do, or the only file of that name.
+            Err(e) => {
+                let only = || self.cache.get(&candidates.first().filter(|_| candidates.len() == 1)?.0);
+                let file = self.find(place).or_else(only).ok_or(e)?;
+                return self.hit(reply, file, None);
             }
-            (Err(e), _) => return Err(e),
         };
         if response.status() != StatusCode::OK {
-            return reply.pass_on(response);
+            return reply.pass_on(&response);
         }
         let size = length(&response);
         let same = candidates.iter().find(|(_, bytes)| Some(*bytes) == size);
-        if let Some((digest, _)) = same.filter(|_| place.digest().is_none())
+        if let Some((digest, _)) = same.filter(|_| place.digest().is_none() && !anew)
             && let Some(file) = self.cache.get_verified(digest)
         {
             // Another mirror of the same archive.
             self.cache.note(&place.address, &Seen { digest: digest.hex(), etag: None, modified: None })?;
+            drop(held);
+            asker.note(place);
             return self.hit(reply, file, None);
         }
+        if anew && let Some(digest) = self.cache.seen(&place.address).and_then(|seen| seen.digest()) {
+            // Nobody else is to be given it. Should it be the same again, it comes back.
+            self.cache.forget(&digest)?;
+        }
+        asker.note(place);
         let seen = |digest: &Digest| Seen { digest: digest.hex(), etag: None, modified: None };
-        self.miss(place, response, place.digest(), reply, seen)
+        self.miss(place, Fetched { response, wanted: place.digest(), held: Some(held) }, reply, seen)
     }
 
     fn find(&self, place: &Place) -> Option<std::fs::File> {
@@ -217,21 +315,32 @@ impl Proxy {
             (Err(e), None) => return Err(e),
         };
         if response.status() != StatusCode::OK {
-            return reply.pass_on(response);
+            return reply.pass_on(&response);
         }
         let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
         let (etag, modified) = (header("etag"), header("last-modified"));
         let seen = |digest: &Digest| Seen { digest: digest.hex(), etag, modified };
-        self.miss(place, response, None, reply, seen)
+        self.miss(place, Fetched { response, wanted: None, held: None }, reply, seen)
     }
 
+    /// Asks an archive, and where it sends us if that is one, too. Any other redirection comes back: whoever asked
+    /// goes there by its own way, or may not.
     fn ask(&self, place: &Place, unless: Validators) -> Result<Response<Body>> {
-        let response = self.client.get(&place.address, &Asked { unless, plain: true, ..Asked::default() }, None)?;
-        // A server in trouble is as good as none.
-        match response.status().is_server_error() {
-            true => Err(error(format!("the server answers {}", response.status().as_u16()))),
-            false => Ok(response),
+        let asked = Asked { unless, plain: true, ..Asked::default() };
+        let mut at = place.clone();
+        for _ in 0..REDIRECTS {
+            let response = self.client.get(&at.address, &asked, None)?;
+            // A server in trouble is as good as none.
+            if response.status().is_server_error() {
+                return Err(error(format!("the server answers {}", response.status().as_u16())));
+            }
+            let to = elsewhere(&response).and_then(|to| at.join(to).ok());
+            match to.filter(|to| self.archives.hold(to)) {
+                Some(to) => at = to,
+                None => return Ok(response),
+            }
         }
+        Err(error("the server sends us from place to place"))
     }
 
     fn hit(&self, reply: &mut Reply<'_>, file: std::fs::File, seen: Option<&Seen>) -> Result<()> {
@@ -242,24 +351,32 @@ impl Proxy {
         Ok(())
     }
 
-    /// Hands on what comes and keeps it. A client that goes away does not stop what has begun.
+    /// Hands on what comes and keeps it. A client that goes away does not stop what has begun, and a slow one gets the
+    /// rest from here when all of it is here: others wait for the archive only.
     fn miss(
         &self,
         place: &Place,
-        response: Response<Body>,
-        wanted: Option<Digest>,
+        fetched: Fetched,
         reply: &mut Reply<'_>,
         seen: impl FnOnce(&Digest) -> Seen,
     ) -> Result<()> {
+        let Fetched { response, wanted, mut held } = fetched;
         let size = length(&response);
         if size.is_some_and(|size| size > LARGEST) {
             return Err(error(format!("it is larger than {LARGEST} bytes")));
         }
         let modified = response.headers().get("last-modified").and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let mut incoming = Some(self.cache.incoming()?);
+        // Addresses with a question are without number.
+        let mut aside = match place.path.contains('?') {
+            false => Some(Aside { incoming: self.cache.incoming()?, proxy: self, sent: 0 }),
+            true => None,
+        };
         reply.head(200, size, modified.as_deref(), "MISS")?;
+        if reply.request.head_only() {
+            return Ok(());
+        }
         let mut body = response.into_body().into_with_config().limit(LARGEST).reader();
-        let (mut buffer, mut came, mut listens) = (vec![0; 128 << 10], 0u64, !reply.request.head_only());
+        let (mut buffer, mut came, mut listens) = (vec![0; 128 << 10], 0u64, true);
         loop {
             let n = match body.read(&mut buffer) {
                 Ok(0) => break,
@@ -268,39 +385,142 @@ impl Proxy {
                 Err(e) => return Err(explained(e.into())),
             };
             came += n as u64;
-            listens = listens && reply.out.write_all(&buffer[..n]).is_ok();
-            // A full disk is the cache's trouble, not the client's.
-            if incoming.as_mut().is_some_and(|file| file.write(&buffer[..n]).is_err()) {
-                incoming = None;
+            // A full disk, or too much at once, is the cache's trouble, not the client's.
+            if aside.as_mut().is_some_and(|aside| aside.take(&buffer[..n]).is_err()) {
+                // From here on the client's pace is ours: nobody is to wait for that.
+                held = None;
+                listens = listens && aside.as_mut().is_some_and(|aside| aside.catch_up(reply.out).is_ok());
+                aside = None;
             }
-            if !listens && incoming.is_none() {
+            listens = listens
+                && match &mut aside {
+                    Some(aside) => aside.hand_on(&buffer[..n], reply.out).is_ok(),
+                    None => reply.out.write_all(&buffer[..n]).is_ok(),
+                };
+            if !listens && aside.is_none() {
                 break;
             }
         }
         if size.is_some_and(|size| size != came) {
             return Err(error(format!("{came} bytes came in the place of {}", size.unwrap_or_default())));
         }
-        if let Some(incoming) = incoming {
-            self.keep(place, incoming, wanted, seen);
-        }
         let _ = self.cache.count(Stats { misses: 1, fetched: came, ..Stats::default() });
-        match listens || reply.request.head_only() {
+        if let Some(aside) = aside {
+            let sent = aside.sent;
+            let file = self.keep(place, aside, wanted, seen)?;
+            drop(held);
+            listens = listens && reply.rest(file, sent, came).is_ok();
+        }
+        match listens {
             true => Ok(()),
             false => Err(error("the client has gone")),
         }
     }
 
-    /// What can't be kept is fetched again when it is wanted again.
-    fn keep(&self, place: &Place, incoming: Incoming<'_>, wanted: Option<Digest>, seen: impl FnOnce(&Digest) -> Seen) {
-        let size = incoming.size();
-        if let Ok((digest, _)) = incoming.finish(wanted.as_ref()) {
-            let _ = self.cache.note(&place.address, &seen(&digest));
+    /// Names what came; an error if it is not what it should be. What can't be named is fetched again when it is wanted
+    /// again.
+    fn keep(
+        &self,
+        place: &Place,
+        aside: Aside<'_>,
+        wanted: Option<Digest>,
+        seen: impl FnOnce(&Digest) -> Seen,
+    ) -> Result<std::fs::File> {
+        let size = aside.incoming.size();
+        let again = aside.incoming.again()?;
+        match aside.incoming.name(wanted.as_ref()) {
+            Ok(digest) => {
+                // What is not noted is asked for again.
+                let _ = self.cache.note(&place.address, &seen(&digest));
+            }
+            Err(e) if e.what() == Kind::Invalid => return Err(e),
+            // No room for its name.
+            Err(_) => {}
         }
-        if self.grown.fetch_add(size, Ordering::Relaxed) + size > LOOK_AFTER {
+        let grown = size + NOTES;
+        if self.grown.fetch_add(grown, Ordering::Relaxed) + grown > LOOK_AFTER.0.min(self.limit / LOOK_AFTER.1) {
             self.grown.store(0, Ordering::Relaxed);
             let _ = self.cache.evict(self.limit);
         }
+        Ok(again)
     }
+}
+
+/// What an archive answers.
+struct Fetched {
+    response: Response<Body>,
+    /// What it must be, where that is known.
+    wanted: Option<Digest>,
+    /// Others who want the same wait for this.
+    held: Option<Held>,
+}
+
+/// A file on its way into the cache, and to whoever asked for it.
+struct Aside<'a> {
+    incoming: Incoming<'a>,
+    proxy: &'a Proxy,
+    /// How many of its bytes the client has.
+    sent: u64,
+}
+
+impl Aside<'_> {
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        let more = bytes.len() as u64;
+        if self.proxy.coming.load(Ordering::Relaxed) + more > self.proxy.limit / COMING {
+            return Err(error("too much comes at once"));
+        }
+        self.incoming.write(bytes)?;
+        self.proxy.coming.fetch_add(more, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives the client what it takes without being waited for. `newest` has just been taken.
+    fn hand_on(&mut self, newest: &[u8], to: &TcpStream) -> Result<()> {
+        let before = self.incoming.size() - newest.len() as u64;
+        let mut buffer = Vec::new();
+        loop {
+            let piece = match self.sent >= before {
+                true => &newest[(self.sent - before) as usize..],
+                false => {
+                    buffer.resize(128 << 10, 0);
+                    let n = self.incoming.read_at(&mut buffer, self.sent)?;
+                    &buffer[..n]
+                }
+            };
+            if piece.is_empty() {
+                return Ok(());
+            }
+            match send(to, piece, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(n) => self.sent += n as u64,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Gives the client all that is here, at its pace.
+    fn catch_up(&mut self, mut to: &TcpStream) -> Result<()> {
+        let mut buffer = vec![0; 128 << 10];
+        while self.sent < self.incoming.size() {
+            let n = self.incoming.read_at(&mut buffer, self.sent)?;
+            to.write_all(&buffer[..n])?;
+            self.sent += n as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        self.proxy.coming.fetch_sub(self.incoming.size(), Ordering::Relaxed);
+    }
+}
+
+/// Where a server sends us.
+fn elsewhere(response: &Response<Body>) -> Option<&str> {
+    let moved = [301, 302, 303, 307, 308].contains(&response.status().as_u16());
+    response.headers().get("location").filter(|_| moved)?.to_str().ok()
 }
 
 fn length(response: &Response<Body>) -> Option<u64> {
@@ -323,11 +543,21 @@ impl Place {
         let host = host.strip_suffix(":80").unwrap_or(host).to_ascii_lowercase();
         let plain_host = |c: char| c.is_ascii_alphanumeric() || ".-:".contains(c);
         let plain_path = |c: char| c.is_ascii_graphic() && !"\\#\"'<>".contains(c);
-        let up = path.split('/').any(|part| part == ".." || part == ".");
+        // Encoded, they are a server's to read: no name of a package has them so.
+        let encoded = ["%2e", "%2f", "%5c", "%00"].iter().any(|code| path.to_ascii_lowercase().contains(code));
+        let up = encoded || path.split('/').any(|part| part == ".." || part == ".");
         if host.is_empty() || !host.chars().all(plain_host) || !path.chars().all(plain_path) || up {
             return Err(bad());
         }
         Ok(Place { address: format!("http://{host}/{path}"), host, path: path.to_owned() })
+    }
+
+    /// Where a redirection leads.
+    fn join(&self, to: &str) -> Result<Place> {
+        match to.starts_with('/') && !to.starts_with("//") {
+            true => Place::parse(&format!("http://{}{to}", self.host)),
+            false => Place::parse(to),
+        }
     }
 
     /// Whether what is there never changes.
@@ -349,6 +579,8 @@ struct Request {
     /// Where the part that is wanted begins (RFC 9110, section 14.2); only that form is in use.
     from: Option<u64>,
     unless_since: Option<String>,
+    /// The file of which there is a part already, by its time.
+    of: Option<String>,
     /// Whether the connection is used again.
     stays: bool,
 }
@@ -383,7 +615,8 @@ impl Request {
         let (Some(method), Some(target), Some(version)) = (words.next(), words.next(), words.next()) else {
             return Err(error("it is no request").kind(Kind::Invalid));
         };
-        let mut request = Request { method, target, from: None, unless_since: None, stays: version == "HTTP/1.1" };
+        let mut request =
+            Request { method, target, from: None, unless_since: None, of: None, stays: version == "HTTP/1.1" };
         loop {
             if !next(&mut line)? {
                 return Err(error("the request is cut off").kind(Kind::Invalid));
@@ -398,6 +631,7 @@ impl Request {
             match name.to_ascii_lowercase().as_str() {
                 "range" => request.from = value.strip_prefix("bytes=").and_then(|r| r.strip_suffix('-')?.parse().ok()),
                 "if-modified-since" => request.unless_since = Some(value.to_owned()),
+                "if-range" => request.of = Some(value.to_owned()),
                 "connection" | "proxy-connection" if value.eq_ignore_ascii_case("close") => request.stays = false,
                 // What has a body is none of ours, and what follows it can't be told from it.
                 "content-length" if value != "0" => request.stays = false,
@@ -444,12 +678,14 @@ impl Reply<'_> {
     }
 
     /// A file that is here, or what of it is wanted; the bytes that went.
-    fn file(&mut self, mut file: std::fs::File, size: u64, seen: Option<&Seen>) -> Result<u64> {
+    fn file(&mut self, file: std::fs::File, size: u64, seen: Option<&Seen>) -> Result<u64> {
         let modified = seen.and_then(|seen| seen.modified.as_deref());
         if modified.is_some() && modified == self.request.unless_since.as_deref() {
             return self.head(304, Some(0), modified, "HIT").map(|()| 0);
         }
-        let from = self.request.from.filter(|from| *from < size).unwrap_or(0);
+        // The rest of one file is none of another's. What never changes is always the same file.
+        let same = seen.is_none() || self.request.of.as_deref().is_none_or(|of| Some(of) == modified);
+        let from = self.request.from.filter(|from| same && *from < size).unwrap_or(0);
         if from > 0 {
             let range = format!("X-Cache: HIT\r\nContent-Range: bytes {from}-{}/{size}\r\n", size - 1);
             self.head_with(206, Some(size - from), modified, &range)?;
@@ -459,18 +695,27 @@ impl Reply<'_> {
         if self.request.head_only() {
             return Ok(0);
         }
+        self.rest(file, from, size).map(|()| size - from)
+    }
+
+    /// The bytes of a file from one place to another.
+    fn rest(&mut self, mut file: std::fs::File, from: u64, to: u64) -> Result<()> {
         io::Seek::seek(&mut file, io::SeekFrom::Start(from))?;
         // In the kernel, from file to socket.
-        let sent = io::copy(&mut file.take(size - from), &mut self.out)?;
-        match sent == size - from {
-            true => Ok(sent),
+        let sent = io::copy(&mut file.take(to - from), &mut self.out)?;
+        match sent == to - from {
+            true => Ok(()),
             false => Err(error("a package was cut off on the disk")),
         }
     }
 
-    /// What the server says that gives nothing.
-    fn pass_on(&mut self, response: Response<Body>) -> Result<()> {
+    /// What the server says that gives nothing, or sends elsewhere.
+    fn pass_on(&mut self, response: &Response<Body>) -> Result<()> {
         let status = response.status().as_u16();
+        let plain = |to: &&str| to.chars().all(|c| c.is_ascii_graphic());
+        if let Some(to) = elsewhere(response).filter(plain) {
+            return self.head_with(status, Some(0), None, &format!("X-Cache: MISS\r\nLocation: {to}\r\n"));
+        }
         let status = if (400..500).contains(&status) { status } else { 502 };
         self.head(status, Some(0), None, "MISS")
     }
@@ -548,6 +793,10 @@ mod tests {
                     asked.lock().unwrap().push(request.target.clone());
                     let body = files.lock().unwrap().get(&request.target).cloned();
                     let head = match &body {
+                        Some(to) if request.target.contains("moved") => {
+                            let to = String::from_utf8_lossy(to);
+                            format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n")
+                        }
                         Some(_) if request.unless_since.is_some() => "HTTP/1.1 304 Not Modified\r\n".to_owned(),
                         // One byte more than there is: it breaks off.
                         Some(body) if request.target.contains("broken") => {
@@ -559,7 +808,7 @@ mod tests {
                         ),
                         None => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n".to_owned(),
                     };
-                    let body = body.filter(|_| !head.contains("304")).unwrap_or_default();
+                    let body = body.filter(|_| !head.contains(" 30")).unwrap_or_default();
                     let mut out = &stream;
                     let _ = out.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes());
                     let _ = out.write_all(&body);
@@ -578,7 +827,10 @@ mod tests {
         cache: PackageCache,
         proxy: Arc<Proxy>,
         address: String,
+        asker: Arc<Mutex<Arc<Asker>>>,
     }
+
+    const LIMIT: u64 = 1 << 20;
 
     impl World {
         fn new(hosts: &[&str]) -> World {
@@ -586,17 +838,19 @@ mod tests {
             let _ = std::fs::remove_dir_all(&dir);
             let cache = PackageCache::open(&dir).unwrap();
             let archives = Archives { more: hosts.iter().map(|host| (*host).to_owned()).collect() };
-            let proxy = Arc::new(Proxy::new(&Network::default(), cache.clone(), archives, 1 << 30).unwrap());
+            let proxy = Arc::new(Proxy::new(&Network::default(), cache.clone(), archives, LIMIT).unwrap());
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap().to_string();
-            let served = proxy.clone();
+            let (served, asker) = (proxy.clone(), Arc::<Mutex<Arc<Asker>>>::default());
+            let askers = asker.clone();
             thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
                     let proxy = served.clone();
-                    thread::spawn(move || drop(proxy.serve(&stream)));
+                    let asker = askers.lock().unwrap().clone();
+                    thread::spawn(move || drop(proxy.serve(&stream, &asker)));
                 }
             });
-            World { dir, cache, proxy, address }
+            World { dir, cache, proxy, address, asker }
         }
 
         /// Sends all of `text` and hears until the other side is done: head and body.
@@ -609,7 +863,17 @@ mod tests {
             (String::from_utf8_lossy(&answer[..end]).into_owned(), answer[end..].to_vec())
         }
 
+        /// From now on somebody else asks.
+        fn another_asks(&self) {
+            *self.asker.lock().unwrap() = Arc::default();
+        }
+
         fn get(&self, host: &str, path: &str, more: &str) -> (String, Vec<u8>) {
+            self.another_asks();
+            self.get_again(host, path, more)
+        }
+
+        fn get_again(&self, host: &str, path: &str, more: &str) -> (String, Vec<u8>) {
             self.ask(&format!("GET http://{host}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n"))
         }
     }
@@ -681,6 +945,115 @@ mod tests {
         upstream.files.lock().unwrap().insert(by_hash.clone(), b"right".to_vec());
         assert_eq!(world.get(&upstream.host, &by_hash, "").1, b"right");
         assert!(world.get(&upstream.host, &by_hash, "").0.contains("HIT"));
+    }
+
+    #[test]
+    fn a_redirection_leads_to_archives_and_nowhere_else() {
+        let target = Upstream::new(&[("/pool/a_1_all.deb", b"package")]);
+        let to = format!("http://{}/pool/a_1_all.deb", target.host);
+        let gone = "http://10.0.0.1/secret";
+        let files: &[(&str, &[u8])] =
+            &[("/moved/a_1_all.deb", to.as_bytes()), ("/moved/x", gone.as_bytes()), ("/moved/loop", b"/moved/loop")];
+        let upstream = Upstream::new(files);
+        let world = World::new(&[&upstream.host, &target.host]);
+        assert_eq!(world.get(&upstream.host, "/moved/a_1_all.deb", "").1, b"package");
+        let (head, _) = world.get(&upstream.host, "/moved/x", "");
+        assert!(head.contains("302") && head.contains(&format!("Location: {gone}\r\n")), "{head}");
+        assert!(world.get(&upstream.host, "/moved/loop", "").0.contains("502"));
+        // The same to a host that is no archive: whoever asked may go there himself.
+        let world = World::new(&[&upstream.host]);
+        assert!(world.get(&upstream.host, "/moved/a_1_all.deb", "").0.contains("302"));
+        assert_eq!(target.asked(), 1);
+    }
+
+    #[test]
+    fn of_a_host_that_is_more_than_an_archive_only_the_archive_is_served() {
+        let upstream = Upstream::new(&[("/debian/x", b"x"), ("/debian2/x", b"x"), ("/admin", b"x")]);
+        let world = World::new(&[&format!("{}/debian/", upstream.host)]);
+        assert!(world.get(&upstream.host, "/debian/x", "").0.contains("200"));
+        for path in
+            ["/admin", "/debian2/x", "/debian", "/debian/../admin", "/debian/%2e%2E/admin", "/debian/..%2fadmin"]
+        {
+            assert!(world.get(&upstream.host, path, "").0.contains("403"), "{path}");
+        }
+        assert_eq!(upstream.asked(), 1);
+    }
+
+    #[test]
+    fn whoever_asks_again_for_what_it_was_given_gets_it_anew() {
+        let upstream = Upstream::new(&[("/a_1_all.deb", b"spoilt!")]);
+        let world = World::new(&[&upstream.host]);
+        assert_eq!(world.get(&upstream.host, "/a_1_all.deb", "").1, b"spoilt!");
+        upstream.files.lock().unwrap().insert("/a_1_all.deb".into(), b"package".to_vec());
+        assert_eq!(world.get_again(&upstream.host, "/a_1_all.deb", "").1, b"package");
+        assert!(world.get(&upstream.host, "/a_1_all.deb", "").0.contains("HIT"));
+        assert_eq!(world.get(&upstream.host, "/a_1_all.deb", "").1, b"package");
+        assert_eq!((upstream.asked(), world.cache.kept().unwrap().files), (2, 1));
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_holds_nobody_up() {
+        // More than the buffers of the sockets take, and less than the cache keeps on its way.
+        let file = vec![7; 64 << 20];
+        let upstream = Upstream::new(&[("/a_1_all.deb", &file)]);
+        let dir = World::new(&[]);
+        let archives = Archives { more: vec![upstream.host.clone()] };
+        let proxy = Arc::new(Proxy::new(&Network::default(), dir.cache.clone(), archives, 1 << 30).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = proxy.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let proxy = served.clone();
+                thread::spawn(move || drop(proxy.serve(&stream, &Asker::default())));
+            }
+        });
+        let request = format!("GET http://{}/a_1_all.deb HTTP/1.1\r\nConnection: close\r\n\r\n", upstream.host);
+        let mut slow = TcpStream::connect(address).unwrap();
+        slow.write_all(request.as_bytes()).unwrap();
+        // It has begun.
+        let mut head = [0; 12];
+        slow.read_exact(&mut head).unwrap();
+        let mut quick = TcpStream::connect(address).unwrap();
+        quick.write_all(request.as_bytes()).unwrap();
+        let mut came = Vec::new();
+        quick.read_to_end(&mut came).unwrap();
+        assert!(came.ends_with(&file) && came.windows(12).take(500).any(|window| window == b"X-Cache: HIT"));
+        let mut rest = Vec::new();
+        slow.read_to_end(&mut rest).unwrap();
+        assert!(rest.ends_with(&file));
+        assert_eq!(upstream.asked(), 1);
+    }
+
+    #[test]
+    fn no_client_fills_the_disk() {
+        let large = vec![7; (LIMIT / COMING) as usize + 1];
+        let upstream = Upstream::new(&[("/large_1_all.deb", &large), ("/small", b"x"), ("/small?1", b"y")]);
+        let world = World::new(&[&upstream.host]);
+        assert_eq!(world.get(&upstream.host, "/large_1_all.deb", "").1, large, "handed on");
+        assert_eq!(world.get(&upstream.host, "/small?1", "").1, b"y");
+        assert_eq!(world.cache.kept().unwrap().files, 0, "and not kept");
+        assert_eq!(world.proxy.coming.load(Ordering::Relaxed), 0);
+        // Ever other files: those that were used last stay.
+        for number in 0..40u8 {
+            let path = format!("/a{number}_1_all.deb");
+            upstream.files.lock().unwrap().insert(path.clone(), vec![number; 100_000]);
+            world.get(&upstream.host, &path, "");
+            assert!(world.cache.kept().unwrap().bytes <= LIMIT + LIMIT / 8);
+        }
+        assert!(world.get(&upstream.host, "/a39_1_all.deb", "").0.contains("HIT"));
+        assert!(world.get(&upstream.host, "/a0_1_all.deb", "").0.contains("MISS"));
+    }
+
+    #[test]
+    fn an_index_that_has_changed_is_not_continued() {
+        let upstream = Upstream::new(&[("/dists/x/InRelease", b"release")]);
+        let world = World::new(&[&upstream.host]);
+        world.get(&upstream.host, "/dists/x/InRelease", "");
+        let other = "Range: bytes=4-\r\nIf-Range: Sat, 11 Jul 2020 10:16:37 GMT\r\n";
+        assert_eq!(world.get(&upstream.host, "/dists/x/InRelease", other).1, b"release");
+        let same = "Range: bytes=4-\r\nIf-Range: Sat, 11 Jul 2026 10:16:37 GMT\r\n";
+        assert_eq!(world.get(&upstream.host, "/dists/x/InRelease", same).1, b"ase");
     }
 
     #[test]

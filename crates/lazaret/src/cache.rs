@@ -1,52 +1,54 @@
 //! The package cache that containers use by themselves.
 //!
-//! One process serves all containers, as a proxy. Each container reaches it at its own loopback interface: a socket
-//! that
+//! One process serves all containers, as a proxy. Each container reaches it at its own loopback interface: a socket that
 //! listens in the container's network namespace is handed to that process, so that no wall around the container gets a
 //! hole, and whoever asks is known by the socket. apt is told of it by one file of ours, which is there while the
-//! container runs and goes when the cache is switched off.
+//! container runs: before it runs, what is written to it is ours to write; afterwards it is taken away, so that no
+//! snapshot, copy or image ever has it. A mark beside the container says that there may be such a file.
 
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lazaret_base::{Context, Kind, Result, error};
 use lazaret_config::{Config, Name};
 use lazaret_image::{
-    Archives, Kept, Network, PackageCache, Proxy, Stats, apt_archives, apt_proxy, confine_proxy, drop_apt_proxy,
+    Archives, Asker, Kept, Network, PackageCache, Proxy, Stats, apt_archives, apt_proxy, confine_proxy, drop_apt_proxy,
     put_apt_proxy,
 };
 use lazaret_runtime::attach;
+use lazaret_runtime::cgroup;
 use lazaret_runtime::plan;
 use lazaret_sys::process::{Cloned, clone, close_from, exit_now};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, recvmsg, sendmsg,
-    socket_with,
+    socket_with, sockopt,
 };
+use rustix::process::{Signal, pidfd_send_signal};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use serde::{Deserialize, Serialize};
 
-use crate::exec::{exec, running};
+use crate::exec::running;
+use crate::keeper::Ended;
 use crate::store::{Phase, Record, Storage, Store, open_tree};
-use crate::{network, process};
+use crate::{network, process, start};
 
 /// What was decided about the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Whether containers use it.
-    #[serde(default)]
-    pub on: bool,
     /// How many bytes of packages stay.
     #[serde(default = "usual_limit")]
     pub limit: u64,
-    /// Archives beside those of the distributions: hosts, with a port if it is not the usual one.
+    /// Archives beside those of the distributions: hosts, with a port if it is not the usual one, and with a directory
+    /// if nothing else of that host is an archive.
     #[serde(default)]
     pub hosts: Vec<String>,
     /// How the archives are reached.
@@ -63,7 +65,7 @@ fn usual_limit() -> u64 {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { on: false, limit: usual_limit(), hosts: Vec::new(), proxy: None, no_proxy: String::new() }
+        Settings { limit: usual_limit(), hosts: Vec::new(), proxy: None, no_proxy: String::new() }
     }
 }
 
@@ -73,8 +75,9 @@ impl Settings {
     }
 }
 
-/// Where containers find it: the port that people know of apt-cacher-ng.
-pub const PORT: u16 = 3142;
+/// Where containers find it. Only their root may listen there, so that no user of theirs can take its place, and no
+/// other cache that somebody keeps in a container wants that port.
+pub const PORT: u16 = 942;
 /// The command line of the process that serves.
 pub const SERVICE: &str = "package-cache";
 /// Connections that are served at once, of one container and of all.
@@ -84,6 +87,8 @@ const OF_ALL: usize = 200;
 /// How the cache is.
 #[derive(Clone, Debug)]
 pub struct Status {
+    /// Whether containers use it.
+    pub on: bool,
     /// What was decided.
     pub settings: Settings,
     /// What was spared.
@@ -95,56 +100,72 @@ pub struct Status {
 /// How the cache is.
 pub fn status(store: &Store) -> Result<Status> {
     let cache = store.packages()?;
-    Ok(Status { settings: store.package_settings()?, stats: cache.stats(), kept: cache.kept()? })
+    Ok(Status {
+        on: store.packages_are_on(),
+        settings: store.package_settings()?,
+        stats: cache.stats(),
+        kept: cache.kept()?,
+    })
 }
 
 /// Switches it on, for containers that run and for those that will. What could not be done comes back.
 pub fn on(store: &Store, limit: Option<u64>, hosts: &[String], reach: &Network) -> Result<Vec<String>> {
     store.prepare()?;
     let mut settings = store.package_settings()?;
-    let was_on = settings.on;
     for host in hosts {
-        let host = host.strip_prefix("http://").unwrap_or(host).trim_end_matches('/').to_ascii_lowercase();
-        let plain = |c: char| c.is_ascii_alphanumeric() || ".-:".contains(c);
-        if host.is_empty() || !host.chars().all(plain) {
-            return Err(error(format!("`{host}` is no host"))
-                .kind(Kind::Invalid)
-                .hint("for example mirror.example or mirror.example:8080"));
-        }
+        let host = archive(host)?;
         if !settings.hosts.contains(&host) {
             settings.hosts.push(host);
         }
     }
     settings.limit = limit.unwrap_or(settings.limit);
-    settings.on = true;
+    if settings.limit < LEAST {
+        return Err(error(format!("a cache of {} bytes keeps nothing", settings.limit))
+            .kind(Kind::Invalid)
+            .hint("the least is 16M; several gigabytes serve best"));
+    }
     (settings.proxy, settings.no_proxy) = (reach.http_proxy.clone(), reach.no_proxy.clone());
     store.packages()?.evict(settings.limit)?;
     store.write_package_settings(&settings)?;
-    if was_on {
-        // It begins anew with what was decided now.
-        end(store)?;
-    }
-    Ok(for_running(store, |name| {
+    store.switch_packages(true)?;
+    // One that serves already begins anew, with what was decided now.
+    end(store)?;
+    call(store)?;
+    // All sockets before all files: who has entered a container to write there can't make a thread any more.
+    let mut notes = for_running(store, |name| {
         let running = running(store, name)?;
-        if !may_use(&running.config) {
-            return Ok(());
-        }
-        let record = store.record(name)?;
-        let Some(text) = text_for(store, name, &record, &settings)? else { return Ok(()) };
-        offer_to(store, running.init.as_fd())?;
-        write_inside(store, name, &text)
-    }))
+        if may_use(&running.config) { offer(store, name, running.init.as_fd()) } else { Ok(()) }
+    });
+    notes.extend(for_running(store, |name| {
+        if may_use(&running(store, name)?.config) { tell(store, name, &settings) } else { Ok(()) }
+    }));
+    Ok(notes)
+}
+
+/// An archive as it is written down.
+fn archive(text: &str) -> Result<String> {
+    let bare = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    let (host, directory) = bare.split_once('/').map_or((bare, ""), |(host, directory)| (host, directory));
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".-:".contains(c);
+    let plain_path = |c: char| c.is_ascii_alphanumeric() || "./-_+~".contains(c);
+    if host.is_empty() || !host.chars().all(plain) || !directory.chars().all(plain_path) {
+        return Err(error(format!("`{text}` is no archive"))
+            .kind(Kind::Invalid)
+            .hint("for example mirror.example or mirror.example:8080/debian"));
+    }
+    let host = host.strip_suffix(":80").unwrap_or(host).to_ascii_lowercase();
+    Ok(if directory.is_empty() { host } else { format!("{host}/{directory}") })
 }
 
 /// Switches it off: containers go to the archives themselves again. Packages stay. What could not be done comes back.
 pub fn off(store: &Store) -> Result<Vec<String>> {
     store.prepare()?;
-    let settings = Settings { on: false, ..store.package_settings()? };
-    store.write_package_settings(&settings)?;
-    let mut notes = for_running(store, |name| write_inside(store, name, ""));
+    store.switch_packages(false)?;
+    let mut notes = for_running(store, |name| untell(store, name));
     end(store)?;
     for name in store.names()? {
-        let Some(_lock) = store.try_lock(&name)? else { continue };
+        // Whoever is at work on it may have been told before that it is off.
+        let _lock = store.lock(&name)?;
         if !store.is_kept(&name)?
             && let Ok(record) = store.record(&name)
             && let Err(e) = withdraw(store, &name, &record)
@@ -166,52 +187,82 @@ pub fn clear(store: &Store) -> Result<u64> {
 pub(crate) fn know(store: &Store, mirrors: &[String]) -> Result<()> {
     let mut settings = store.package_settings()?;
     let before = settings.hosts.len();
-    for host in mirrors.iter().filter_map(|mirror| mirror.strip_prefix("http://")?.split('/').next()) {
-        let host = host.to_ascii_lowercase();
-        if !settings.archives().have(&host) {
-            settings.hosts.push(host);
+    for mirror in mirrors.iter().filter(|mirror| mirror.starts_with("http://")) {
+        let archive = archive(mirror)?;
+        let host = archive.split('/').next().unwrap_or_default();
+        // A host that is known as a whole, or that directory.
+        let usual = Archives::default().have(host);
+        if !usual && !settings.hosts.iter().any(|known| *known == archive || known == host) {
+            settings.hosts.push(archive);
         }
     }
     if settings.hosts.len() > before { store.write_package_settings(&settings) } else { Ok(()) }
 }
 
+/// Acts on every container that runs, each under its lock: one that is being started runs by then.
 fn for_running(store: &Store, act: impl Fn(&Name) -> Result<()>) -> Vec<String> {
+    let each = |name: &Name| -> Result<()> {
+        let _lock = store.lock(name)?;
+        let runs = store.run_state(name)?.is_some_and(|state| state.phase == Phase::Running) && store.is_kept(name)?;
+        if runs { act(name) } else { Ok(()) }
+    };
     let names = store.running_names().unwrap_or_default();
-    let runs = |name: &&Name| store.run_state(name).is_ok_and(|state| state.is_some_and(|s| s.phase == Phase::Running));
-    let fault = |name: &Name| act(name).err().map(|e| format!("`{name}`: {e}"));
-    names.iter().filter(runs).filter_map(fault).collect()
+    names.iter().filter_map(|name| each(name).err().map(|e| format!("`{name}`: {e}"))).collect()
 }
 
-/// Whoever has no way to the Internet gets none here; whoever shares the host's network needs none.
+/// Whoever has no way to the Internet gets none here, nor whoever may not go everywhere in it; whoever shares the
+/// host's network needs none.
 fn may_use(config: &Config) -> bool {
-    network::of(config) == plan::Network::Connected && config.network.internet
+    network::of(config) == plan::Network::Connected && config.network.internet && config.network.deny.is_empty()
 }
 
 // --- in the life of a container ---
 
-/// Keeper, before a start: apt is told. Without a cache this costs one look.
-pub(crate) fn prepare(store: &Store, name: &Name, record: &Record, config: &Config) -> Result<()> {
-    let settings = store.package_settings()?;
-    if !settings.on || !may_use(config) {
-        return Ok(());
+/// Keeper, before a start: apt is told, if there is an apt. Whether the cache is to be offered.
+pub(crate) fn prepare(store: &Store, name: &Name, record: &Record, config: &Config) -> Result<bool> {
+    if !store.packages_are_on() || !may_use(config) {
+        return Ok(false);
     }
-    match text_for(store, name, record, &settings)? {
-        Some(text) => put_apt_proxy(&trees(store, name, record)?, &text, shift(record)),
-        None => Ok(()),
+    let trees = trees(store, name, record)?;
+    if let Some(text) = text_for(&trees, &store.package_settings()?) {
+        store.note_told(name)?;
+        put_apt_proxy(&trees, &text, shift(record))?;
     }
+    Ok(true)
 }
 
-/// Keeper, after a start: the socket is handed over.
-pub(crate) fn offer(store: &Store, config: &Config, init: BorrowedFd<'_>) -> Result<()> {
-    match store.package_settings()?.on && may_use(config) {
-        true => offer_to(store, init),
+/// Takes the file away from a container that does not run, if it was told.
+pub(crate) fn withdraw(store: &Store, name: &Name, record: &Record) -> Result<()> {
+    if !store.is_told(name) {
+        return Ok(());
+    }
+    drop_apt_proxy(&trees(store, name, record)?, shift(record)).context("taking away what apt was told")?;
+    store.forget_told(name);
+    Ok(())
+}
+
+/// What a running container has written was copied to `layer`: without our file.
+pub(crate) fn leave_out(store: &Store, name: &Name, layer: &Path) -> Result<()> {
+    match store.is_told(name) {
+        true => drop_apt_proxy(&[open_tree(layer)?], 0).context("leaving out what apt was told"),
         false => Ok(()),
     }
 }
 
-/// Keeper, after the end: apt is told nothing.
-pub(crate) fn withdraw(store: &Store, name: &Name, record: &Record) -> Result<()> {
-    drop_apt_proxy(&trees(store, name, record)?, shift(record))
+/// The configuration in force of a running container has changed.
+pub(crate) fn follow(store: &Store, name: &Name, before: &Config, now: &Config) -> Result<()> {
+    if !store.packages_are_on() || may_use(before) == may_use(now) {
+        return Ok(());
+    }
+    if may_use(now) {
+        offer(store, name, running(store, name)?.init.as_fd())?;
+        return tell(store, name, &store.package_settings()?);
+    }
+    if let Some(line) = call_running(store.cache_dir()?.as_fd())? {
+        send(line.as_fd(), &word(WITHDRAW, name), &[]).context("taking the package cache away")?;
+        heard(&line);
+    }
+    untell(store, name)
 }
 
 fn trees(store: &Store, name: &Name, record: &Record) -> Result<Vec<OwnedFd>> {
@@ -227,46 +278,106 @@ fn shift(record: &Record) -> u32 {
 }
 
 /// What its apt is to be told; `None` if it has none.
-fn text_for(store: &Store, name: &Name, record: &Record, settings: &Settings) -> Result<Option<String>> {
-    let hosts = apt_archives(&trees(store, name, record)?, &settings.archives());
-    Ok(hosts.map(|hosts| apt_proxy(&hosts, PORT)))
+fn text_for(trees: &[OwnedFd], settings: &Settings) -> Option<String> {
+    apt_archives(trees, &settings.archives()).map(|hosts| apt_proxy(&hosts, PORT))
 }
 
-/// Writes the file into a running container, or takes it away: by its own root, since its files are in use.
+/// Tells the apt of a running container.
+fn tell(store: &Store, name: &Name, settings: &Settings) -> Result<()> {
+    let record = store.record(name)?;
+    match text_for(&trees(store, name, &record)?, settings) {
+        Some(text) => store.note_told(name).and_then(|()| write_inside(store, name, &text)),
+        None => Ok(()),
+    }
+}
+
+/// The apt of a running container is to forget it.
+fn untell(store: &Store, name: &Name) -> Result<()> {
+    if store.is_told(name) {
+        write_inside(store, name, "")?;
+        store.forget_told(name);
+    }
+    Ok(())
+}
+
+/// Writes the file into a running container, or takes it away: by its own root, since its files are in use. Nobody
+/// waits long for what runs there.
 fn write_inside(store: &Store, name: &Name, text: &str) -> Result<()> {
     const SCRIPT: &str =
         "[ -d \"${1%/*}\" ] || exit 0; [ -n \"$2\" ] || { rm -f \"$1\"; exit; }; umask 022; printf %s \"$2\" >\"$1\"";
+    let running = running(store, name)?;
+    let target = running.target(store, name)?;
+    if cgroup::frozen(&target.payload) {
+        return Err(error("it is frozen").hint(format!("thaw it and repeat this: lazaret unfreeze {name}")));
+    }
     let words = ["/bin/sh", "-c", SCRIPT, "sh", lazaret_image::APT_PROXY, text].map(str::to_owned).to_vec();
-    let command = attach::Command { words, user: Some("0".into()), cwd: Some("/".into()), environment: Vec::new() };
+    let environment = start::environment(&store.record(name)?, Vec::new(), &running.config);
+    let command = attach::Command { words, user: Some("0".into()), cwd: Some("/".into()), environment };
     let null = File::options().read(true).write(true).open("/dev/null")?;
-    match exec(store, name, &command, [null.as_fd(); 3], |_| None) {
+    let child = match attach::attach(&target, &command, attach::Stdio::Given([null.as_fd(); 3]), None) {
         // Without a shell there is no apt either.
-        Err(e) if e.what() == Kind::CommandNotFound => Ok(()),
-        Ok(ended) if ended.status() != 0 => Err(error("its configuration of apt could not be changed")),
-        other => other.map(drop),
+        Err(e) if e.what() == Kind::CommandNotFound => return Ok(()),
+        attached => attached?.child,
+    };
+    match poll(&mut [PollFd::new(&child.pidfd, PollFlags::IN)], Some(&PATIENCE)) {
+        Ok(0) => {
+            // Its parent, which is init inside or us, has nothing more to wait for.
+            let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
+            Err(error("its shell does not end"))
+        }
+        Ok(_) if Ended::of(child.pidfd.as_fd())?.status() == 0 => Ok(()),
+        Ok(_) => Err(error("its configuration of apt could not be changed")),
+        Err(e) => Err(e.into()),
     }
 }
 
 /// Listens in a container's network namespace, and hands that to the process that serves.
-fn offer_to(store: &Store, init: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn offer(store: &Store, name: &Name, init: BorrowedFd<'_>) -> Result<()> {
     let line = call(store)?;
     // In a thread of its own, since it is the thread that enters.
     let listener = std::thread::scope(|scope| {
-        let listening = scope.spawn(|| -> Result<TcpListener> {
+        let listening = scope.spawn(|| -> Result<OwnedFd> {
             move_into_thread_name_spaces(init, ThreadNameSpaceType::NETWORK).context("entering its network")?;
-            Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, PORT))?)
+            let socket = socket_with(
+                AddressFamily::INET,
+                SocketType::STREAM,
+                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+                None,
+            )?;
+            // One that was killed a moment ago may not have let go of it yet.
+            sockopt::set_socket_reuseport(&socket, true)?;
+            bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT))?;
+            listen(&socket, 64)?;
+            Ok(socket)
         });
         listening.join().unwrap_or_else(|_| Err(error("the thread has failed")))
     });
     let listener = listener.with_context(|| format!("listening on port {PORT} inside"))?;
-    listener.set_nonblocking(true)?;
-    send(line.as_fd(), OFFER, &[listener.as_fd(), init]).context("handing a socket to the package cache")
+    send(line.as_fd(), &word(OFFER, name), &[listener.as_fd(), init])
+        .context("handing a socket to the package cache")?;
+    heard(&line);
+    Ok(())
 }
 
 // --- the process that serves ---
 
-const OFFER: &[u8] = b"offer";
+const OFFER: &[u8] = b"offer ";
+const WITHDRAW: &[u8] = b"withdraw ";
 const END: &[u8] = b"end";
+/// How long a container's shell may take to write a file.
+const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+/// No cache is smaller.
+const LEAST: u64 = 16 << 20;
+
+fn word(verb: &[u8], name: &Name) -> Vec<u8> {
+    [verb, name.as_str().as_bytes()].concat()
+}
+
+/// Waits until the other side has done what it was told, or has gone, which comes to the same.
+fn heard(line: &OwnedFd) {
+    let mut byte = [0u8; 1];
+    let _ = rustix::net::recv(line, &mut byte, RecvFlags::empty());
+}
 
 fn address(dir: BorrowedFd<'_>) -> Result<SocketAddrUnix> {
     // By way of a descriptor it has no length limit.
@@ -318,9 +429,7 @@ fn end(store: &Store) -> Result<()> {
     let _lock = store.lock_cache_begin()?;
     if let Some(line) = call_running(dir.as_fd())? {
         send(line.as_fd(), END, &[])?;
-        // It closes when it has let go of everything.
-        let mut byte = [0u8; 1];
-        let _ = rustix::net::recv(&line, &mut byte, RecvFlags::empty());
+        heard(&line);
     }
     let _ = rustix::fs::unlinkat(&dir, "socket", rustix::fs::AtFlags::empty());
     Ok(())
@@ -370,9 +479,17 @@ fn live(store: &Store) -> Result<()> {
 
 /// A container that is served.
 struct Client {
+    name: Vec<u8>,
     listener: TcpListener,
     init: OwnedFd,
     busy: Arc<AtomicUsize>,
+    asker: Arc<Asker>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.asker.end();
+    }
 }
 
 fn attend(listener: OwnedFd, proxy: Arc<Proxy>) -> Result<()> {
@@ -398,12 +515,19 @@ fn attend(listener: OwnedFd, proxy: Arc<Proxy>) -> Result<()> {
         clients.retain(|_| !ended.next().unwrap_or(false));
         if ready[0] {
             match hear(&listener) {
-                Ok(Some(client)) => clients.push(client),
-                Ok(None) => {}
-                // Somebody wants the end. The line closes with this process.
-                Err(e) if e.what() == Kind::Stopped => return Ok(()),
-                // Whoever called does not know how to.
-                Err(_) => {}
+                Ok(Heard::Offer(client)) => {
+                    clients.retain(|other| other.name != client.name);
+                    clients.push(client);
+                }
+                Ok(Heard::Withdraw(name, _line)) => clients.retain(|client| client.name != name),
+                // The line closes with this process: that is what the caller waits for.
+                Ok(Heard::End(line)) => {
+                    drop(clients);
+                    std::mem::forget(line);
+                    return Ok(());
+                }
+                // Whoever called only looked whether we are here, or does not know how to.
+                Ok(Heard::Nothing) | Err(_) => {}
             }
         }
     }
@@ -419,10 +543,10 @@ impl Client {
             return;
         }
         add(&counts, 1);
-        let (served, counted) = (proxy.clone(), counts.clone());
+        let (served, counted, asker) = (proxy.clone(), counts.clone(), self.asker.clone());
         let spawned = std::thread::Builder::new().spawn(move || {
             // What goes wrong with a connection, its client has been told.
-            let _ = served.serve(&stream);
+            let _ = served.serve(&stream, &asker);
             add(&counted, -1);
         });
         if spawned.is_err() {
@@ -437,10 +561,20 @@ fn add(counts: &[Arc<AtomicUsize>], change: isize) {
     }
 }
 
-/// What a caller wants: a container to be served, or, as [`Kind::Stopped`], the end.
-fn hear(listener: &OwnedFd) -> Result<Option<Client>> {
+/// What a caller wants.
+enum Heard {
+    /// A container is to be served.
+    Offer(Client),
+    /// It is not any more. The caller waits on the line.
+    Withdraw(Vec<u8>, OwnedFd),
+    /// The end. The caller waits on the line.
+    End(OwnedFd),
+    Nothing,
+}
+
+fn hear(listener: &OwnedFd) -> Result<Heard> {
     let line = accept_with(listener, SocketFlags::CLOEXEC)?;
-    let mut bytes = [0u8; 16];
+    let mut bytes = [0u8; 256];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = recvmsg(&line, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
@@ -450,31 +584,38 @@ fn hear(listener: &OwnedFd) -> Result<Option<Client>> {
             fds.extend(more);
         }
     }
-    match (&bytes[..received.bytes], fds.len()) {
-        (END, 0) => {
-            // Held open until this process ends: that is what the caller waits for.
-            std::mem::forget(line);
-            Err(error("the end").kind(Kind::Stopped))
-        }
-        (OFFER, 2) => {
-            let (init, listener) = (fds.pop(), fds.pop());
-            let (Some(init), Some(listener)) = (init, listener) else { return Ok(None) };
-            Ok(Some(Client { listener: listener.into(), init, busy: Arc::default() }))
-        }
-        _ => Ok(None),
+    let said = &bytes[..received.bytes];
+    if said == END {
+        return Ok(Heard::End(line));
+    }
+    if let Some(name) = said.strip_prefix(WITHDRAW) {
+        return Ok(Heard::Withdraw(name.to_vec(), line));
+    }
+    match (said.strip_prefix(OFFER), fds.pop(), fds.pop()) {
+        (Some(name), Some(init), Some(listener)) => Ok(Heard::Offer(Client {
+            name: name.to_vec(),
+            listener: listener.into(),
+            init,
+            busy: Arc::default(),
+            asker: Arc::default(),
+        })),
+        _ => Ok(Heard::Nothing),
     }
 }
 
 /// For every command: a process that was killed is begun again, and running containers are handed to it.
 pub(crate) fn mend(store: &Store) -> Result<()> {
-    // Without a cache this costs one look.
-    if !store.package_settings()?.on || call_running(store.cache_dir()?.as_fd())?.is_some() {
+    if !store.packages_are_on() || call_running(store.cache_dir()?.as_fd())?.is_some() {
         return Ok(());
     }
-    for_running(store, |name| {
-        let Some(state) = store.run_state(name)? else { return Ok(()) };
-        let init = process::open(state.init, state.init_started)?;
-        offer(store, &store.running_config(name)?, init.as_fd())
-    });
+    for name in store.running_names()? {
+        // One that is being started calls by itself.
+        let Some(state) = store.run_state(&name)?.filter(|state| state.phase == Phase::Running) else { continue };
+        // It may be ending at this moment.
+        let Ok(init) = process::open(state.init, state.init_started) else { continue };
+        if may_use(&store.running_config(&name)?) {
+            offer(store, &name, init.as_fd())?;
+        }
+    }
     Ok(())
 }

@@ -132,7 +132,8 @@ pub fn ensure(
         return Ok(Vec::new());
     }
     let days = (now() - expired) / 86400;
-    match pull(store, sources, reference, Freshness::Recent, progress) {
+    // A list of the last hour may be older than the build that takes its place.
+    match pull(store, sources, reference, Freshness::Now, progress) {
         Ok(pulled) => Ok(pulled.notes),
         Err(e) => Ok(vec![format!("`{}` expired {days} days ago and can't be renewed: {e}", image.name)]),
     }

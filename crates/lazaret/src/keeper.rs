@@ -228,7 +228,7 @@ impl Keeper {
             // A reboot from inside finds us there.
             self.in_scope = true;
         }
-        self.with_cache(|keeper| cache::prepare(&keeper.store, &keeper.name, &keeper.record, keeper.document.config()));
+        let cached = self.cached(cache::prepare(&self.store, &self.name, &self.record, self.document.config()));
         let mut config = self.document.config().clone();
         if config.apparmor.is_none() {
             match label::default_label(&self.host) {
@@ -253,16 +253,16 @@ impl Keeper {
         self.state.notes.extend(network.attached.iter().flat_map(|attached| attached.notes.clone()));
         self.state.init = started.init.pid.as_raw_nonzero().get();
         self.state.init_started = process::started(started.init.pid).unwrap_or_default();
-        self.with_cache(|keeper| cache::offer(&keeper.store, keeper.document.config(), started.init.pidfd.as_fd()));
+        if cached == Some(true) {
+            self.cached(cache::offer(&self.store, &self.name, started.init.pidfd.as_fd()));
+        }
         self.record_state(Phase::Running, What::Running, None)?;
         Ok(started)
     }
 
     /// To be without the package cache is no reason not to start.
-    fn with_cache(&mut self, act: impl FnOnce(&Keeper) -> Result<()>) {
-        if let Err(e) = act(self) {
-            self.state.notes.push(format!("the package cache is not used: {e}"));
-        }
+    fn cached<T>(&mut self, done: Result<T>) -> Option<T> {
+        done.map_err(|e| self.state.notes.push(format!("the package cache is not used: {e}"))).ok()
     }
 
     /// What the plan says that commands in the running container need to know again.
@@ -393,7 +393,7 @@ impl Keeper {
             let removed = create::remove(&self.store, &self.name);
             return cleared.and(removed).and(self.store.forget_run(&self.name));
         }
-        // What stays is taken away by the next start, or when the cache is switched off.
+        // What stays is taken away by whoever takes its lock next.
         let _ = cache::withdraw(&self.store, &self.name, &self.record);
         let forgotten = self.store.forget_run(&self.name);
         event::tell(&self.store, &self.name, What::Stopped, None);

@@ -5,9 +5,9 @@ use lazaret_config::{Config, Document, Name, live_changes};
 use lazaret_runtime::cgroup::{self, Limit};
 
 use crate::exec::running;
-use crate::network;
 use crate::recover::recover_locked;
 use crate::store::Store;
+use crate::{cache, network};
 
 /// What became of a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,6 +82,7 @@ fn apply(store: &Store, name: &Name, document: &Document) -> Result<Changed> {
         return Err(e);
     }
     store.write_running_config(name, &now)?;
+    cache::follow(store, name, &in_force, &now)?;
     Ok(Changed { live, at_next_start })
 }
 

@@ -6,6 +6,7 @@ use lazaret_base::{Lock, Result};
 use lazaret_config::Name;
 use lazaret_runtime::cgroup::{self, Group, Hierarchies};
 
+use crate::cache;
 use crate::create;
 use crate::event::{self, What};
 use crate::ids;
@@ -27,7 +28,7 @@ pub fn recover(store: &Store) -> Result<()> {
         let _ = collect(store);
     }
     // Packages come without it, too.
-    let _ = crate::cache::mend(store);
+    let _ = cache::mend(store);
     Ok(())
 }
 
@@ -81,7 +82,11 @@ pub(crate) fn recover_locked(store: &Store, name: &Name) -> Result<()> {
 /// Finishes what a killed command had decided about a container's layers.
 fn settle(store: &Store, name: &Name) -> Result<()> {
     match store.record(name) {
-        Ok(mut record) => store.settle(name, &mut record),
+        Ok(mut record) => {
+            // It goes before what was written becomes a layer.
+            let _ = cache::withdraw(store, name, &record);
+            store.settle(name, &mut record)
+        }
         // What is wrong with it is told by whoever needs it.
         Err(_) => Ok(()),
     }

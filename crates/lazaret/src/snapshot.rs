@@ -12,6 +12,7 @@ use lazaret_image::{Progress, Stack, copy_tree};
 use lazaret_runtime::cgroup::{self, Hierarchies};
 use rustix::fs::{Mode, OFlags, open};
 
+use crate::cache;
 use crate::event::{self, What};
 use crate::exec::running;
 use crate::recover::{LAST_BREATH, collect, hold, recover_locked};
@@ -189,6 +190,7 @@ fn set_aside(store: &Store, name: &Name, record: &Record, progress: &mut dyn FnM
         Storage::Copy => store.whole(name, record)?,
     };
     let (copied, frozen) = while_frozen(store, name, || copy_into(&written, &path, 0, progress))?;
+    cache::leave_out(store, name, &path)?;
     sync(&path)?;
     Ok(Aside { path, frozen, copied, workshop })
 }

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! STATE/containers/NAME/   container.toml record.json upper/ work/ (or rootfs/) snapshots/LABEL.toml console.log
+//!                          told (while its apt knows of the package cache)
 //! STATE/layers/ID/         what was written to a container before a snapshot; nothing writes to it any more
 //! STATE/images/            the image store
 //! STATE/build/KEY          the layer that a step of a recipe came to
-//! STATE/packages/          packages that were fetched, by digest; settings.json says how many may stay
+//! STATE/packages/          packages that were fetched, by digest; settings.json says how many may stay, and while `on`
+//!                          is there containers use them
 //! STATE/ids/START          a taken id range; the file holds the container's name
 //! STATE/tmp/               what is being made or removed
 //! STATE/network/           netd's: the addresses of the bridge, and each container's
@@ -234,7 +236,41 @@ impl Store {
         }
     }
 
+    /// Whether containers use them. Asked at every start and by every command: it costs one look.
+    pub(crate) fn packages_are_on(&self) -> bool {
+        self.state.join("packages/on").exists()
+    }
+
     /// Decides it.
+    pub(crate) fn switch_packages(&self, on: bool) -> Result<()> {
+        let mark = self.state.join("packages/on");
+        let done = match on {
+            true => fs::write(&mark, ""),
+            false => fs::remove_file(&mark),
+        };
+        match done {
+            Err(e) if on || e.kind() != std::io::ErrorKind::NotFound => Err(e).context("switching the package cache"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Marks a container whose apt is told of the package cache, before it is. The mark outlives a crash.
+    pub(crate) fn note_told(&self, name: &Name) -> Result<()> {
+        fs::write(self.container(name).join("told"), "").context("noting that apt is told of the package cache")
+    }
+
+    /// Whether its apt may have been told of the package cache.
+    pub(crate) fn is_told(&self, name: &Name) -> bool {
+        self.container(name).join("told").exists()
+    }
+
+    /// It is not any more.
+    pub(crate) fn forget_told(&self, name: &Name) {
+        // Left behind, it lets somebody look once more.
+        let _ = fs::remove_file(self.container(name).join("told"));
+    }
+
+    /// Decides how.
     pub(crate) fn write_package_settings(&self, settings: &crate::cache::Settings) -> Result<()> {
         make_private(&self.state.join("packages"))?;
         let json = serde_json::to_vec_pretty(settings).map_err(|e| error(e.to_string()))?;

@@ -27,12 +27,16 @@ pub fn command(mut command: Command) -> Command {
         .disable_help_subcommand(true)
         .after_help(
             "\
-While it is on, apt in containers that may reach the Internet goes through it, without being told by anybody. Packages
-of `lazaret image build` are kept here as well, be it on or off.
+While it is on, apt in containers that may reach the Internet goes through it, without being told by anybody, and what
+is there is installed without a network, too. It goes to the archives of Debian and Ubuntu, to those that images were
+built from here, and to those named by --host, by plain http: packages are signed. Containers without the Internet
+(--network none, network.internet = false) or with network.deny do not use it; those on the host's own network ask the
+archives themselves. Other programs that fetch immutable files by http find it as a proxy at 127.0.0.1:942 inside.
+Packages of `lazaret image build` are kept here as well, be it on or off.
 
 Examples:
   lazaret cache on
-  lazaret cache on --limit 20G --host mirror.example   for an archive that is no distribution's own
+  lazaret cache on --limit 20G --host mirror.example/debian   for an archive that is no distribution's own
   lazaret cache stats
   lazaret cache off",
         );
@@ -57,7 +61,7 @@ fn on_command(command: Command) -> Command {
             .long("host")
             .value_name("HOST")
             .action(ArgAction::Append)
-            .help("Serve this archive, too, beside those of Debian and Ubuntu"),
+            .help("Serve this archive, too, beside those of Debian and Ubuntu: HOST[:PORT][/DIRECTORY]"),
     ])
 }
 
@@ -98,10 +102,10 @@ struct Shown<'a> {
 }
 
 fn stats(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
-    let cache::Status { settings, stats, kept } = cache::status(session.ready()?)?;
+    let cache::Status { on, settings, stats, kept } = cache::status(session.ready()?)?;
     if matches.get_flag("json") {
         return json(&Shown {
-            on: settings.on,
+            on,
             limit: settings.limit,
             hosts: &settings.hosts,
             files: kept.files,
@@ -117,7 +121,7 @@ fn stats(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
     print(&format!(
         "state    {}\nkept     {} in {} files, at most {}\nasked    {files} files, {} % of them were here\n\
          saved    {} of {} ({} %)\n",
-        if settings.on { "on" } else { "off" },
+        if on { "on" } else { "off" },
         size(kept.bytes),
         kept.files,
         size(settings.limit),

@@ -54,13 +54,19 @@ exit 0
 impl Archive {
     /// An archive of the release bookworm, with its keys in `dir`.
     pub fn new(dir: &Path) -> Archive {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        Archive::at(dir, listener, &host)
+    }
+
+    /// The same on a listening socket, which its clients know by this name and port.
+    pub fn at(dir: &Path, listener: TcpListener, host: &str) -> Archive {
         let home = dir.join("gnupg");
         fs::create_dir(&home).unwrap();
         let keyring = dir.join("keys.gpg");
         gpg(&home, &["--quick-gen-key", "Test Archive <archive@example>", "ed25519", "sign", "never"]);
         gpg(&home, &["--output", keyring.to_str().unwrap(), "--export"]);
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mirror = format!("http://{}/debian", listener.local_addr().unwrap());
+        let mirror = format!("http://{host}/debian");
         let state = Arc::new(State::default());
         let served = state.clone();
         thread::spawn(move || {
@@ -128,14 +134,17 @@ impl Archive {
     /// Makes and signs the lists anew.
     pub fn publish(&self, release: &Release<'_>) {
         let packages = liblzma::encode_all(self.packages.as_bytes(), 0).unwrap();
+        // apt looks for the name of the list alone, too, even if it is there compressed only.
         let text = format!(
             "Origin: Test\nSuite: stable\nCodename: {}\nDate: {}\n{}Architectures: amd64\nComponents: main\nSHA256:\n {} {} \
-             main/binary-amd64/Packages.xz\n",
+             main/binary-amd64/Packages.xz\n {} {} main/binary-amd64/Packages\n",
             release.codename,
             date(0),
             release.valid_until.map(|offset| format!("Valid-Until: {}\n", date(offset))).unwrap_or_default(),
             hex(&packages),
             packages.len(),
+            hex(self.packages.as_bytes()),
+            self.packages.len(),
         );
         let signed = match release.signed_by {
             Signer::Nobody => text.into_bytes(),
@@ -179,6 +188,11 @@ impl Archive {
     /// Answers nobody any more.
     pub fn go_down(&self) {
         *self.state.down.lock().unwrap() = true;
+    }
+
+    /// Answers again.
+    pub fn come_back(&self) {
+        *self.state.down.lock().unwrap() = false;
     }
 
     /// Lets requests for paths that contain this wait.

@@ -29,3 +29,4 @@ mod pull_server;
 
 mod build;
 mod build_archive;
+mod cache;
