@@ -23,6 +23,8 @@ const TABLE: &[(&str, &[For], &str)] = &[
     ("nftables", &[Try, Test, Bench], "nft, which sets the rules of the network"),
     ("musl-tools", &[Try, Bench], "a C library that is fast to start, for the program to install"),
     ("busybox-static", &[Test, Bench], "the one program in the smallest images"),
+    ("btrfs-progs", &[Test], "makes a file system whose files can share their content"),
+    ("xfsprogs", &[Test], "makes another"),
     ("attr", &[Test], "setfattr: an unpacked archive keeps extended attributes"),
     ("acl", &[Test], "setfacl: an unpacked archive keeps access lists"),
     ("gzip", &[Test], "makes archives to unpack"),

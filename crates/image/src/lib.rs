@@ -61,7 +61,7 @@ pub use reference::{Reference, Repository, Wanted, architecture, own_architectur
 pub use remote::{Protocol, Remote, Remotes};
 pub use remove::remove_tree;
 pub use seed::seed;
-pub use shift::{Copied, copy_shifted, copy_tree, dress_root, is_untouched};
+pub use shift::{Copied, copy_shifted, copy_tree, dress_root, is_untouched, shares_content};
 pub use simplestreams::{Build, Catalogue, Form, Part, Product};
 pub use stack::Stack;
 pub use store::{Collected, Layer, LayerId, Store, use_directory};

@@ -19,7 +19,7 @@ use crate::{Progress, acl, capability};
 pub struct Copied {
     /// Files, directories, links and so on, without the root itself.
     pub entries: u64,
-    /// Bytes of file content, holes not counted; shared with the original where the file system can.
+    /// Bytes of file content that were copied: neither holes nor what the file system shares with the original.
     pub bytes: u64,
 }
 
@@ -56,6 +56,15 @@ pub fn copy_tree(from: &Stack, into: BorrowedFd<'_>, shift: i64, progress: &mut 
     };
     from.walk(&mut copy).context("copying")?;
     Ok(copy.done)
+}
+
+/// Whether the file system of a directory lets files share their content (ioctl_ficlone(2)), so that [`copy_tree`] takes
+/// neither time nor space for it.
+pub fn shares_content(dir: impl AsFd) -> Result<bool> {
+    let file = || fs::openat(&dir, ".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
+    let (from, into) = (File::from(file()?), File::from(file()?));
+    from.write_all_at(b"shared", 0)?;
+    Ok(fs::ioctl_ficlone(&into, &from).is_ok())
 }
 
 /// Gives an empty directory the attributes of the root that it will cover, so that nobody sees a difference.
@@ -174,10 +183,7 @@ impl Copying<'_> {
         }
         if self.can_clone {
             match fs::ioctl_ficlone(into, from) {
-                Ok(()) => {
-                    self.done.bytes += size;
-                    return Ok(());
-                }
+                Ok(()) => return Ok(()),
                 // Not this file system, or not between these two: the next file would fare no better.
                 Err(_) => self.can_clone = false,
             }

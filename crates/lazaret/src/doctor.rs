@@ -14,7 +14,7 @@ use serde::Serialize;
 use std::os::fd::AsFd;
 
 use crate::ids;
-use crate::store::Store;
+use crate::store::{Store, open_tree};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -162,7 +162,14 @@ fn id_maps(store: &Store) -> Check {
     }
     match idmap::supported(store.state_dir()) {
         Ok(true) => {
-            good("storage", format!("`{}` can be id-mapped: creating copies nothing", store.state_dir().display()))
+            let dir = store.state_dir();
+            // What can't be tried is as good as not there.
+            let shares = open_tree(dir).and_then(lazaret_image::shares_content).unwrap_or(false);
+            let running = match shares {
+                true => ", nor do snapshots of running containers: files share their content",
+                false => "; a snapshot of a running container copies what it has written",
+            };
+            good("storage", format!("`{}` can be id-mapped: creating copies nothing{running}", dir.display()))
         }
         Ok(false) => worse(
             "storage",

@@ -548,6 +548,46 @@ fn df_tells_what_would_be_free() {
     assert!(space["total"].as_u64().unwrap() < 9_000_000, "what only that snapshot needed is free: {space}");
 }
 
+// --- file systems ---
+
+/// Bytes in use on the file system of an installation, all of them on the disk.
+fn in_use(world: &World) -> u64 {
+    let out = world.sh("sync -f $LAZARET_ROOT && df -k --output=used $LAZARET_ROOT | tail -1");
+    out.stdout.trim().parse::<u64>().unwrap_or_else(|e| panic!("{e}: {out}")) << 10
+}
+
+#[test]
+fn on_btrfs_and_xfs_nothing_is_copied_of_a_running_container_either() {
+    const LARGE: u64 = 64 << 20;
+    for make in ["mkfs.btrfs -q", "mkfs.xfs -q"] {
+        let world = World::mounted_by(&format!(
+            "truncate -s 1G $SPACE/disk && {make} $SPACE/disk && mount -o loop $SPACE/disk $ROOT"
+        ));
+        let storage = world.lazaret(&["doctor"]).stdout;
+        assert!(storage.contains("files share their content"), "{make}: {storage}");
+        world.start_container("c", bare());
+        assert_eq!(world.info("c")["storage"], "overlay", "{make}");
+        world.exec_sh("c", &format!("head -c {LARGE} /dev/urandom >/large; echo one >/file; md5sum /large >/sum"));
+        let before = in_use(&world);
+        world.ok(&["snapshot", "c", "one"]);
+        world.exec_sh("c", "echo two >/file; rm /bin/vi");
+        world.ok(&["copy", "c", "copy"]);
+        let grown = in_use(&world).saturating_sub(before);
+        assert!(grown < LARGE / 4, "{make}: {grown} bytes for a snapshot and a copy");
+        world.ok(&["stop", "c", "--kill"]);
+        world.ok(&["rollback", "c", "one"]);
+        for (name, content) in [("c", "one"), ("copy", "two")] {
+            world.ok(&["start", name]);
+            let seen = world.exec_sh(name, "cat /file; md5sum -c /sum; ls /bin/vi 2>/dev/null | wc -l");
+            let vi = usize::from(name == "c");
+            assert_eq!(seen, format!("{content}\n/large: OK\n{vi}"), "{make}: {name}");
+        }
+        world.ok(&["destroy", "--force", "c"]);
+        world.ok(&["destroy", "--force", "copy"]);
+        assert!(in_use(&world) < before - LARGE / 2, "{make}: what nobody needs is free");
+    }
+}
+
 // --- where overlays can't serve ---
 
 #[test]
