@@ -286,6 +286,7 @@ impl PackageCache {
     /// Removes what was not used for longest if there is more than `limit` bytes; the bytes that went.
     pub fn evict(&self, limit: u64) -> Result<u64> {
         self.thin_notes();
+        self.clear_locks();
         let mut blobs = self.blobs()?;
         let total: u64 = blobs.iter().map(|(_, _, bytes)| bytes).sum();
         if total <= limit {
@@ -307,6 +308,17 @@ impl PackageCache {
         }
         self.forget_missing();
         Ok(gone)
+    }
+
+    /// Locks of those who were killed. Whoever waits for one sees that it is gone and makes a new one.
+    fn clear_locks(&self) {
+        for entry in stdfs::read_dir(self.dir.join("locks")).into_iter().flatten().flatten() {
+            if Digest::from_hex(&entry.file_name().to_string_lossy()).is_ok()
+                && let Ok(Some(_lock)) = Lock::try_take(&entry.path())
+            {
+                let _ = stdfs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Whoever asks for one file by ever other addresses fills no disk.

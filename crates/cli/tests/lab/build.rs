@@ -10,7 +10,6 @@ use crate::harness::*;
 /// Nothing of a build is left that is not an image or a package.
 #[track_caller]
 fn assert_clean(world: &World) {
-    // A lock of somebody killed stays as a file, for the next who fetches the same.
     for dir in ["tmp", "images/tmp", "images/locks", "containers", "ids"] {
         let left: Vec<_> =
             entries(&world.path(dir)).into_iter().filter(|name| name != "stats" && name != "names").collect();
@@ -171,6 +170,7 @@ fn a_build_that_is_killed_leaves_nothing_and_the_next_goes_on() {
     archive.asked("");
     world.ok(&archive.build(&[]));
     assert_eq!(archive.asked(".deb"), 0, "what was whole is not fetched again");
+    assert_eq!(entries(&world.path("packages/locks")), ["stats"]);
 }
 
 fn kill(running: &Running) {
