@@ -197,7 +197,12 @@ impl FromStr for Wanted {
 
 /// `HOST[:PORT]/PATH[:TAG][@DIGEST]`, as skopeo(1) and podman(1) have it; the host may not be left out.
 pub(crate) fn repository(text: &str) -> Result<Repository> {
-    let bad = |why: &str| invalid(text, why).hint("for example `docker://registry.example/team/app:1.2`");
+    let bad = |why: &str| {
+        invalid(text, why).hint(
+            "for example `docker://registry.example/team/app:1.2`; for names without a host, give a registry a name in \
+             remotes.toml (protocol = \"oci\"), and it is `NAME:app`",
+        )
+    };
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => (rest, Some(digest.parse()?)),
         None => (text, None),
