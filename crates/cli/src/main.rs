@@ -9,6 +9,11 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, Command, value_parser};
 
+/// musl's own gives every few pages back to the kernel at once, a hundred times in one `run`.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     // The keeper is this program, too; it is never typed, so it is asked for before anything is parsed.
     if std::env::args_os().nth(1).is_some_and(|word| word == "keeper") {
