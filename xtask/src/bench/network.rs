@@ -46,11 +46,19 @@ struct Holder {
     pid: u32,
 }
 
+/// LXC looks for its bridge in sysfs, which shows the network of whoever has mounted it.
+const SHOWN: &str = "
+    mkdir sysfs && mount -t sysfs sysfs sysfs
+    for part in class/net devices/virtual/net; do mount --bind sysfs/$part /sys/$part; done
+";
+
 impl Holder {
-    fn new() -> Result<Holder> {
+    /// With something done first, in a mount namespace of its own.
+    fn new(first: &str, dir: &Path) -> Result<Holder> {
         let making = |e: std::io::Error| format!("making a network namespace: {e}");
         let mut unshare = Command::new("unshare");
-        unshare.args(["--net", "/bin/sh", "-c", "ip link set lo up && echo ready && exec cat"]);
+        let script = format!("set -e; ip link set lo up; {first}\necho ready; cd /; exec cat");
+        unshare.args(["--net", "--mount", "--propagation", "private", "/bin/sh", "-c", &script]).current_dir(dir);
         let mut child = unshare.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(making)?;
         let out = child.stdout.take().ok_or("unshare says nothing")?;
         std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut String::new()).map_err(making)?;
@@ -83,7 +91,8 @@ const NEIGHBOURS: &str = "
 impl<'a> World<'a> {
     /// Makes the host, its neighbours and the containers.
     pub fn prepare(field: &'a Field, lxc: &Lxc, effort: &Effort) -> Result<World<'a>> {
-        let (host, far, bare) = (Holder::new()?, Holder::new()?, Holder::new()?);
+        let dir = &field.world.dir;
+        let (host, far, bare) = (Holder::new(SHOWN, dir)?, Holder::new("", dir)?, Holder::new("", dir)?);
         let mut script = shell(NEIGHBOURS, &field.world.dir);
         for (name, holder) in [("HOST", &host), ("FAR", &far), ("BARE", &bare)] {
             script.env(name, holder.pid.to_string());
@@ -91,7 +100,7 @@ impl<'a> World<'a> {
         timed(script)?;
         let mut world = World { field, host, _far: far, bare, servers: Vec::new() };
         let names = [
-            (world._far.pid, vec!["--listen-address=203.0.113.7", "--host-record=cached.example,198.51.100.9"]),
+            (world._far.pid, vec!["--listen-address=203.0.113.7", "--host-record=cached.example,203.0.113.9"]),
             (
                 world.host.pid,
                 vec!["--listen-address=10.0.3.1", "--server=203.0.113.7", "--host-record=two.lazaret,10.0.3.9"],
@@ -253,10 +262,11 @@ fn inside(pid: u32, program: &Path) -> Command {
     command
 }
 
-/// The same of a command that is there already.
+/// The same of a command that is there already, with that namespace in its sysfs.
 fn wrapped(pid: u32, command: Command) -> Command {
-    let mut wrapped = inside(pid, Path::new(command.get_program()));
-    wrapped.args(command.get_args());
+    let mut wrapped = Command::new("/usr/bin/nsenter");
+    wrapped.arg(format!("--net=/proc/{pid}/ns/net")).arg(format!("--mount=/proc/{pid}/ns/mnt")).arg("--");
+    wrapped.arg(command.get_program()).args(command.get_args());
     for (key, value) in command.get_envs() {
         match value {
             Some(value) => wrapped.env(key, value),
