@@ -7,6 +7,7 @@ use std::str::FromStr;
 use lazaret_base::{Context, Error, Kind, Lock, Result, error, read_bounded, write_atomic};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::build::Distribution;
 use crate::reference::{self, Wanted};
 use crate::template::Template;
 use crate::unpack::full;
@@ -113,7 +114,9 @@ impl Image {
         let remote = self.origin.as_ref().map_or("", |origin| origin.remote.as_str());
         let bare = self.name.strip_prefix(remote).and_then(|rest| rest.strip_prefix(':')).unwrap_or(&self.name);
         let aliases = self.origin.iter().flat_map(|origin| &origin.aliases);
-        bare.eq_ignore_ascii_case(name) || aliases.into_iter().any(|alias| alias == name)
+        // What was built here bears the name of its release, and is asked for by the number as well.
+        let built = || self.origin.is_none() && Distribution::canonical(name).is_some_and(|name| name == bare);
+        bare.eq_ignore_ascii_case(name) || aliases.into_iter().any(|alias| alias == name) || built()
     }
 }
 

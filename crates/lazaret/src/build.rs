@@ -87,8 +87,8 @@ pub fn build(
     store.prepare()?;
     let building = || format!("building `{canonical}`");
     let cache = store.packages()?;
-    let keyring = order.keyring.as_deref().unwrap_or(Path::new(distribution.keyring));
-    let mirror = Mirror::new(network, &cache, keyring, distribution.keyring_package).with_context(building)?;
+    let keyring = distribution.keyring(order.keyring.as_deref()).with_context(building)?;
+    let mirror = Mirror::new(network, &cache, keyring).with_context(building)?;
     let suites = distribution.suites(&release, &order.places);
     let components: Vec<&str> = match &order.components[..] {
         [] => distribution.components.to_vec(),

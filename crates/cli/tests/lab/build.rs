@@ -59,6 +59,31 @@ fn a_system_is_built_of_packages_and_the_second_time_of_those_that_are_here() {
 }
 
 #[test]
+fn ubuntu_is_built_of_its_own_suites_and_found_by_its_number() {
+    let world = World::new();
+    let archive = Archive::new(world.root());
+    for suite in ["noble", "noble-updates", "noble-security"] {
+        // Those for updates bear the release's own name.
+        archive.publish(&Release { suite, codename: "noble", ..Release::default() });
+    }
+    let (mirror, keyring) = (&archive.mirror, text(&archive.keyring));
+    let build = ["image", "build", "ubuntu/24.04", "--variant", "minbase", "--mirror", mirror, "--include", "tool"];
+    // The archive signs with another key than Ubuntu's, which is known where no package has it.
+    world.refused(&[&build[..], &["-q"]].concat(), &["by a key that is not known", "ubuntu-keyring"]);
+    let out = world.ok(&[&build[..], &["--keyring", keyring]].concat());
+    assert!(out.stderr.contains("built `ubuntu/noble`"), "{out}");
+    assert_clean(&world);
+    archive.go_down();
+    // By neither name is anybody asked for it.
+    for name in ["ubuntu/24.04", "ubuntu/noble"] {
+        let out = world.ok(&["run", "--image", name, "--", "cat", "/etc/apt/sources.list.d/ubuntu.sources"]);
+        let suites = "Suites: noble noble-updates noble-security\nComponents: main universe\n";
+        assert_eq!(out.stdout.matches(suites).count(), 1, "{out}");
+        assert!(out.stdout.contains(&format!("URIs: {mirror}\n")), "{out}");
+    }
+}
+
+#[test]
 fn what_is_not_vouched_for_is_not_built() {
     let world = World::new();
     let mut archive = Archive::new(world.root());

@@ -134,17 +134,25 @@ impl Archive {
     /// Makes and signs the lists anew.
     pub fn publish(&self, release: &Release<'_>) {
         let packages = liblzma::encode_all(self.packages.as_bytes(), 0).unwrap();
+        // Ubuntu has a second part, in which there may be nothing.
+        let empty = match release.codename {
+            "noble" => format!(" {} 0 universe/binary-amd64/Packages.xz\n", hex(b"")),
+            _ => String::new(),
+        };
         // apt looks for the name of the list alone, too, even if it is there compressed only.
         let text = format!(
-            "Origin: Test\nSuite: stable\nCodename: {}\nDate: {}\n{}Architectures: amd64\nComponents: main\nSHA256:\n {} {} \
-             main/binary-amd64/Packages.xz\n {} {} main/binary-amd64/Packages\n",
+            "Origin: Test\nSuite: {}\nCodename: {}\nDate: {}\n{}Architectures: amd64\nComponents: {}\nSHA256:\n {} {} \
+             main/binary-amd64/Packages.xz\n {} {} main/binary-amd64/Packages\n{}",
+            if release.suite == "bookworm" { "stable" } else { release.suite },
             release.codename,
             date(0),
             release.valid_until.map(|offset| format!("Valid-Until: {}\n", date(offset))).unwrap_or_default(),
+            if empty.is_empty() { "main" } else { "main universe" },
             hex(&packages),
             packages.len(),
             hex(self.packages.as_bytes()),
             self.packages.len(),
+            empty,
         );
         let signed = match release.signed_by {
             Signer::Nobody => text.into_bytes(),
@@ -161,8 +169,8 @@ impl Archive {
                 String::from_utf8(sign(&self.home, &text)).unwrap().replace("Origin: Test", "Origin: Fest").into_bytes()
             }
         };
-        self.put("dists/bookworm/main/binary-amd64/Packages.xz", packages);
-        self.put("dists/bookworm/InRelease", signed);
+        self.put(&format!("dists/{}/main/binary-amd64/Packages.xz", release.suite), packages);
+        self.put(&format!("dists/{}/InRelease", release.suite), signed);
     }
 
     /// Serves these bytes.
@@ -228,6 +236,8 @@ impl Archive {
 
 /// How a Release file is made.
 pub struct Release<'a> {
+    /// Where it is.
+    pub suite: &'a str,
     pub codename: &'a str,
     /// Seconds from now.
     pub valid_until: Option<i64>,
@@ -236,7 +246,7 @@ pub struct Release<'a> {
 
 impl Default for Release<'_> {
     fn default() -> Self {
-        Release { codename: "bookworm", valid_until: Some(3600), signed_by: Signer::Archive }
+        Release { suite: "bookworm", codename: "bookworm", valid_until: Some(3600), signed_by: Signer::Archive }
     }
 }
 

@@ -1,6 +1,9 @@
 //! The distributions that can be built here: what their suites are called, where they are, and who signs them.
 
-use lazaret_base::{Kind, Result, error};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use lazaret_base::{Context, Kind, Result, error};
 
 /// A distribution of packages in Debian's format.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,6 +20,8 @@ pub struct Distribution {
     pub keyring: &'static str,
     /// The package that has those keys, on most systems.
     pub keyring_package: &'static str,
+    /// Its keys, for systems that have no such package.
+    keys: Option<&'static [u8]>,
     /// What is used of it.
     pub components: &'static [&'static str],
     /// Other names of releases, and the names of their directories.
@@ -24,6 +29,10 @@ pub struct Distribution {
     /// Releases without suites for updates.
     rolling: &'static [&'static str],
 }
+
+/// The key of 2018, F6EC B376 2474 EDA9 D21B 7022 8719 20D1 991B C93C, which signs all releases since 18.04. Debian has
+/// no package with it.
+const UBUNTU: &[u8] = include_bytes!("ubuntu-archive-2018.gpg");
 
 /// All of them.
 pub const DISTRIBUTIONS: &[Distribution] = &[
@@ -34,6 +43,7 @@ pub const DISTRIBUTIONS: &[Distribution] = &[
         security: Some("http://deb.debian.org/debian-security"),
         keyring: "/usr/share/keyrings/debian-archive-keyring.gpg",
         keyring_package: "debian-archive-keyring",
+        keys: None,
         components: &["main"],
         aliases: &[("11", "bullseye"), ("12", "bookworm"), ("13", "trixie"), ("14", "forky"), ("unstable", "sid")],
         rolling: &["sid"],
@@ -45,6 +55,7 @@ pub const DISTRIBUTIONS: &[Distribution] = &[
         security: None,
         keyring: "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
         keyring_package: "ubuntu-keyring",
+        keys: Some(UBUNTU),
         components: &["main", "universe"],
         aliases: &[("22.04", "jammy"), ("24.04", "noble"), ("26.04", "resolute")],
         rolling: &[],
@@ -73,6 +84,30 @@ impl Distribution {
         Ok((found, release.to_owned()))
     }
 
+    /// Whose signatures count: those of a file that the user names, of the system's, or else of the keys that are known
+    /// here.
+    pub fn keyring(&self, named: Option<&Path>) -> Result<Keyring<'_>> {
+        let path = named.unwrap_or(Path::new(self.keyring)).to_owned();
+        let opened = File::open(&path);
+        let known = self.keys.filter(|_| named.is_none() && opened.is_err());
+        match (opened, known) {
+            (Err(e), None) => {
+                let package = self.keyring_package;
+                let hint = format!(
+                    "install the package `{package}` (apt, dnf and others have it), or name a file of keys: --keyring FILE"
+                );
+                Err(e).with_context(|| format!("reading the keys `{}`", path.display())).hint(hint)
+            }
+            (_, known) => Ok(Keyring { path, known, package: self.keyring_package }),
+        }
+    }
+
+    /// What an image of a release is called: `ubuntu/noble` for `ubuntu/24.04`.
+    pub fn canonical(reference: &str) -> Option<String> {
+        let (distribution, release) = Distribution::find(reference).ok()?;
+        Some(format!("{}/{release}", distribution.name))
+    }
+
     /// The suites of a release, beside which there are none.
     pub fn suites(&'static self, release: &str, places: &Places) -> Vec<Suite> {
         let suite = |mirror: &str, name: String| Suite {
@@ -92,6 +127,17 @@ impl Distribution {
         }
         suites
     }
+}
+
+/// Keys whose signatures count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keyring<'a> {
+    /// The file they are in.
+    pub path: PathBuf,
+    /// They themselves, if there is no such file.
+    pub known: Option<&'a [u8]>,
+    /// The package that has newer ones.
+    pub package: &'a str,
 }
 
 /// Where packages come from, as far as the user says.

@@ -3,7 +3,8 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use std::thread;
 use lazaret_base::{Context, Error, Kind, Result, error, read_bounded};
 use rustix::fs::MemfdFlags;
 
-use super::distribution::Suite;
+use super::distribution::{Keyring, Suite};
 use super::index::Package;
 use super::release::{Listed, Release};
 use crate::fetch::{Answer, Asked, Client, Network, Validators, explained, refused};
@@ -25,8 +26,7 @@ use crate::{Digest, Limits, Progress, Stage, stream};
 pub struct Mirror<'a> {
     client: Client,
     cache: &'a PackageCache,
-    keyring: PathBuf,
-    keyring_package: &'a str,
+    keyring: Keyring<'a>,
 }
 
 /// The indexes of some suites.
@@ -53,23 +53,20 @@ const TRIES: u32 = 3;
 /// Where programs are. The caller's PATH is the caller's.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// A file that is nowhere.
+fn in_memory(bytes: &[u8]) -> Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("lazaret", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(file)
+}
+
 impl<'a> Mirror<'a> {
-    /// `keyring_package` is named to those who lack the keyring.
-    pub fn new(
-        network: &Network,
-        cache: &'a PackageCache,
-        keyring: &Path,
-        keyring_package: &'a str,
-    ) -> Result<Mirror<'a>> {
-        if let Err(e) = File::open(keyring) {
-            let hint = format!(
-                "install the package `{keyring_package}` (apt, dnf and others have it), or name a file of keys: --keyring FILE"
-            );
-            return Err(e).with_context(|| format!("reading the keys `{}`", keyring.display())).hint(hint);
-        }
+    /// One that is believed by the signatures of these keys.
+    pub fn new(network: &Network, cache: &'a PackageCache, keyring: Keyring<'a>) -> Result<Mirror<'a>> {
         // Signatures vouch for what comes, so that plain http is as good as any; mirrors speak it.
         let client = Client::new(network, None, true)?;
-        Ok(Mirror { client, cache, keyring: keyring.to_owned(), keyring_package })
+        Ok(Mirror { client, cache, keyring })
     }
 
     /// Gets the indexes of all these suites, as far as they have these components.
@@ -133,13 +130,17 @@ impl<'a> Mirror<'a> {
 
     /// What of a signed text is signed, if a key of the keyring has signed it.
     fn verify(&self, signed: &[u8]) -> Result<String> {
-        let mut input = File::from(rustix::fs::memfd_create("release", MemfdFlags::CLOEXEC)?);
-        input.write_all(signed)?;
-        input.seek(SeekFrom::Start(0))?;
+        let input = in_memory(signed)?;
+        let known = self.keyring.known.map(in_memory).transpose()?;
+        let keys = match &known {
+            // Not by a descriptor that is handed on: gpgv takes nothing but paths.
+            Some(keys) => format!("/proc/{}/fd/{}", std::process::id(), keys.as_raw_fd()).into(),
+            None => self.keyring.path.clone(),
+        };
         let said = Command::new("gpgv")
             .args(["--status-fd", "2", "--weak-digest", "SHA1", "--weak-digest", "RIPEMD160", "--output", "-"])
             .arg("--keyring")
-            .arg(&self.keyring)
+            .arg(&keys)
             .arg("-")
             .env_clear()
             .env("PATH", PATH)
@@ -152,11 +153,18 @@ impl<'a> Mirror<'a> {
             .context("starting gpgv, which verifies signatures")
             .hint("install the package `gpgv`")?;
         judge(&String::from_utf8_lossy(&said.stderr)).map_err(|e| match e.what() {
-            Kind::NotFound => e.hint(format!(
-                "the key is not in `{}`: update the package `{}`, or name a file of keys: --keyring FILE",
-                self.keyring.display(),
-                self.keyring_package
-            )),
+            Kind::NotFound => e.hint(match self.keyring.known {
+                Some(_) => format!(
+                    "the key is not the one that is known here: install the package `{}`, or name a file of keys: \
+                     --keyring FILE",
+                    self.keyring.package
+                ),
+                None => format!(
+                    "the key is not in `{}`: update the package `{}`, or name a file of keys: --keyring FILE",
+                    self.keyring.path.display(),
+                    self.keyring.package
+                ),
+            }),
             _ => e,
         })?;
         String::from_utf8(said.stdout).map_err(|_| error("it is no text").kind(Kind::Invalid))

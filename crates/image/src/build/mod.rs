@@ -19,7 +19,7 @@ mod version;
 
 pub use choice::{Choice, Variant, additions, system};
 pub use control::{Paragraph, paragraphs};
-pub use distribution::{DISTRIBUTIONS, Distribution, Places, Suite};
+pub use distribution::{DISTRIBUTIONS, Distribution, Keyring, Places, Suite};
 pub use foundation::{Foundation, Script, lay_foundation};
 pub use index::{Index, Package};
 pub use mirror::{Lists, Mirror, file_name};

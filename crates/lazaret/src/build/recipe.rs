@@ -195,8 +195,8 @@ impl Kitchen<'_> {
         let (distribution, release) = Distribution::find(&reference)?;
         let architecture = self.base.layer.architecture.clone().unwrap_or_else(|| own_architecture().into());
         let cache = self.store.packages()?;
-        let keyring = Path::new(self.recipe.keyring.as_deref().unwrap_or(distribution.keyring));
-        let mirror = Mirror::new(&self.sources.network, &cache, keyring, distribution.keyring_package)?;
+        let keyring = distribution.keyring(self.recipe.keyring.as_deref().map(Path::new))?;
+        let mirror = Mirror::new(&self.sources.network, &cache, keyring)?;
         let suites = distribution.suites(&release, &places(self.recipe));
         (self.say)(&format!("asking {} for packages", suites[0].mirror));
         let lists: Lists = mirror.lists(&suites, distribution.components, &architecture)?;
