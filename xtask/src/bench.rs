@@ -6,6 +6,7 @@
 //! seccomp filter, as our containers have them.
 
 mod contest;
+mod images;
 mod load;
 mod network;
 mod peers;
@@ -25,11 +26,11 @@ use crate::{Result, build, flags, nothing_else};
 use contest::{Contender, Finding, Row, Target, timed};
 use peers::{Lxc, Others};
 
-pub const ARGUMENTS: &str = "[--rounds N] [--quick] [--check] [--network] [--only WORDS]";
+pub const ARGUMENTS: &str = "[--rounds N] [--quick] [--check] [--network] [--images] [--only WORDS]";
 
 /// Builds, and measures. Root's part is a run of this same program: `bench --with LAZARET`.
 pub fn run(arguments: &[String]) -> Result {
-    let ([quick, check, network], mut rest) = flags(arguments, ["--quick", "--check", "--network"]);
+    let ([quick, check, network, images], mut rest) = flags(arguments, ["--quick", "--check", "--network", "--images"]);
     let rounds = match take(&mut rest, "--rounds") {
         Some(number) => number.parse().map_err(|_| format!("`--rounds {number}` is no number"))?,
         None if quick => 10,
@@ -41,7 +42,7 @@ pub fn run(arguments: &[String]) -> Result {
     }
     if let Some(lazaret) = take(&mut rest, "--with") {
         nothing_else(&rest)?;
-        return measure(Path::new(&lazaret), &Effort { rounds, quick, check, network, only });
+        return measure(Path::new(&lazaret), &Effort { rounds, quick, check, network, images, only });
     }
     nothing_else(&rest)?;
     stage("packages", || packages::install(For::Bench))?;
@@ -69,6 +70,8 @@ struct Effort {
     check: bool,
     /// Whether only the rows of the network are measured.
     network: bool,
+    /// Whether only the rows of images are measured.
+    images: bool,
     /// Only rows whose names have these words in them.
     only: String,
 }
@@ -83,6 +86,9 @@ impl Effort {
 /// All rows, one after another, then the table.
 fn measure(lazaret: &Path, effort: &Effort) -> Result {
     let field = Field::prepare(lazaret, effort)?;
+    if effort.images {
+        return report(images(&field, effort)?, effort);
+    }
     let lxc = Lxc::prepare(&field.world.dir, &field.rootfs)?;
     let others = Others::prepare(&field.world.dir, &field.rootfs)?;
     let mut findings = Vec::new();
@@ -93,12 +99,31 @@ fn measure(lazaret: &Path, effort: &Effort) -> Result {
         if effort.only.is_empty() {
             findings.extend(keeper_memory(&field)?);
         }
+        // They take minutes.
+        if !effort.quick && effort.only.is_empty() {
+            findings.extend(images(&field, effort)?);
+        }
     }
     let network = network::World::prepare(&field, &lxc, effort)?;
     for mut row in network.rows(&lxc)?.into_iter().filter(|row| effort.wants(row.what)) {
         row.rounds = effort.rounds.min(20);
         findings.extend(row.hold()?);
     }
+    report(findings, effort)
+}
+
+fn images(field: &Field, effort: &Effort) -> Result<Vec<Finding>> {
+    let images = images::Images::prepare(field)?;
+    let mut findings = Vec::new();
+    for row in images.rows(effort.rounds.min(5)) {
+        findings.extend(row.hold()?);
+    }
+    findings.extend(images.memory()?);
+    Ok(findings)
+}
+
+/// Shows what came of it.
+fn report(findings: Vec<Finding>, effort: &Effort) -> Result {
     println!("{}", contest::table(&findings));
     let missed = findings.iter().filter(|finding| finding.met == Some(false)).count();
     match effort.check && missed > 0 {
@@ -131,7 +156,7 @@ impl Field {
         let field = Field {
             rootfs: base.join("rootfs"),
             floor: base.join("floor"),
-            large: (!effort.quick && !effort.network).then(|| base.join("large.tar")),
+            large: (!effort.quick && !effort.network && !effort.images).then(|| base.join("large.tar")),
             lazaret: lazaret.to_owned(),
             count: Cell::new(0),
             crowd: RefCell::default(),

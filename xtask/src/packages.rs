@@ -44,6 +44,9 @@ const TABLE: &[(&str, &[For], &str)] = &[
     ("openbox", &[Test], "a window manager"),
     ("zenity", &[Test], "an X program of GTK"),
     ("mousepad", &[Test], "an X program of GTK with menus"),
+    ("debian-archive-keyring", &[Bench], "whose signatures count for the packages that images are built of"),
+    ("mmdebstrap", &[Bench], "what builds of images are measured against"),
+    ("time", &[Bench], "how much memory a command has taken at most"),
     ("dnsmasq-base", &[Bench], "the name server that ours is measured against"),
     ("lxc", &[Bench], "the containers that ours are measured against"),
 ];
