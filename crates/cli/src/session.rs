@@ -143,6 +143,11 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// The person for whom root acts, where sudo or pkexec says so.
+pub fn caller() -> Option<u32> {
+    ["SUDO_UID", "PKEXEC_UID"].iter().find_map(|name| variable(name)?.parse().ok())
+}
+
 /// The container that a verb is about.
 pub fn name(matches: &ArgMatches) -> Result<Name> {
     match matches.get_one::<String>("name") {

@@ -53,6 +53,15 @@ pub(crate) fn contradictions(config: &Config) -> Vec<Contradiction> {
             "write all rates of a device in one entry".into(),
         );
     }
+    let shares = &config.shares;
+    let same = shares.iter().enumerate().find(|(i, share)| shares[..*i].iter().any(|s| s.target == share.target));
+    if let Some((_, share)) = same {
+        tell(
+            "shares",
+            format!("two shares are at '{}'", share.target.display()),
+            "give one of them another place inside".into(),
+        );
+    }
     network_contradictions(&config.network, &mut tell);
     found
 }

@@ -14,6 +14,7 @@ use crate::io::IoLimit;
 use crate::name::Hostname;
 use crate::network::Network;
 use crate::rlimit::{Resource, Rlimit};
+use crate::share::Share;
 use crate::signal::Signal;
 use crate::size::Size;
 use crate::span::Span;
@@ -88,6 +89,10 @@ pub struct Config {
     pub volatile: bool,
     /// How many snapshots taken before starts are kept; zero for none.
     pub auto_snapshots: u32,
+    /// Files of the host that it sees.
+    pub shares: Vec<Share>,
+    /// The user inside who has what belongs to the person outside; chosen by the image's users if `None`.
+    pub person: Option<u32>,
     /// The connection to the network, and its policy.
     pub network: Network,
 }
@@ -126,6 +131,8 @@ impl Default for Config {
             console_log: Size::mebibytes(1),
             volatile: false,
             auto_snapshots: 0,
+            shares: Vec::new(),
+            person: None,
             network: Network::default(),
         }
     }

@@ -69,6 +69,14 @@ impl Document {
         self.adopt(text)
     }
 
+    /// Sets a key that is a list to these elements; to none by taking it out of the file.
+    pub fn set_list<T: fmt::Display>(&mut self, name: &str, values: &[T]) -> Result<(), Error> {
+        if values.is_empty() {
+            return self.unset(name).map(drop);
+        }
+        self.set(name, &Array::from_iter(values.iter().map(T::to_string)).to_string())
+    }
+
     /// Takes a key out of the file, so that its default holds; a table loses all entries.
     ///
     /// Says whether it was there. Nothing changes if the rest would be invalid.

@@ -16,6 +16,7 @@ mod io;
 mod name;
 mod network;
 mod rlimit;
+mod share;
 mod signal;
 mod size;
 mod span;
@@ -42,6 +43,7 @@ pub use network::{
 };
 pub use parse::{decode, parse};
 pub use rlimit::{Resource, Rlimit};
+pub use share::Share;
 pub use signal::Signal;
 pub use size::Size;
 pub use span::Span;

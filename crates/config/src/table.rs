@@ -209,6 +209,9 @@ const MOST_AUTO_SNAPSHOTS: u32 = 30;
 /// Half of what the kernel's clocks can count (kernel/time/namespace.c, KTIME_SEC_MAX / 2), in nanoseconds.
 const FARTHEST_CLOCK: u64 = i64::MAX as u64 / 2;
 
+/// A container has this many ids, less one.
+const LARGEST_ID: u32 = 65_535;
+
 /// IPv6 needs links that carry this (RFC 8200 section 5).
 const LEAST_MTU: u32 = 1280;
 
@@ -589,6 +592,32 @@ const TABLE: &[Key] = &[
         entries: None,
         read: |config, given| given.checked(whole(0..=MOST_AUTO_SNAPSHOTS)).map(|value| config.auto_snapshots = value),
         write: |config| one(i64::from(config.auto_snapshots)),
+    },
+    Key {
+        name: "shares",
+        shape: "a list of texts, each HOST:GUEST and options",
+        default: "none",
+        live: true,
+        doc: "Directories, files and sockets of the host that are shown inside; `lazaret share` adds them and checks them.",
+        example: "shares = [\"/home/me/in:/mnt/in:ro:noexec:optional\"]",
+        form: Form::List,
+        words: &[],
+        entries: None,
+        read: |config, given| given.list(str::parse).map(|value| config.shares = value),
+        write: |config| list(&config.shares),
+    },
+    Key {
+        name: "person",
+        shape: "a user's number",
+        default: "1000 if the container has such a user, else 0 (root)",
+        live: false,
+        doc: "The user inside who owns what belongs to the person outside, in shares and among devices.",
+        example: "person = 1000",
+        form: Form::Number,
+        words: &[],
+        entries: None,
+        read: |config, given| given.checked(whole(0..=LARGEST_ID)).map(|value| config.person = Some(value)),
+        write: |config| optional(config.person.map(i64::from)),
     },
     Key {
         name: "rlimits",

@@ -68,6 +68,8 @@ stop_signal = "SIGRTMIN+3"
 console_log = "64k"
 volatile = true
 auto_snapshots = 3
+shares = ["/home/me/in:/mnt/in:ro"]
+person = 33
 
 [rlimits]
 nofile = "1024:524288"
@@ -116,6 +118,7 @@ fn every_key_reaches_the_config() {
     assert_eq!(config.stop_signal, Some(Signal::RTMIN_PLUS_3));
     assert_eq!(config.console_log, Size(65536));
     assert_eq!((config.volatile, config.auto_snapshots), (true, 3));
+    assert_eq!((config.shares[0].target.to_str(), config.person), (Some("/mnt/in"), Some(33)));
     assert_eq!(config.rlimits[&Resource::Nofile], Rlimit { soft: Some(1024), hard: Some(524_288) });
     assert_eq!(config.env["GREETING"], "hello world");
     assert_eq!(config.time.monotonic, Some(Span::from_seconds(-3600)));
@@ -168,6 +171,8 @@ fn a_config_is_written_as_it_was_asked_for() {
     console_log = "64K"
     volatile = true
     auto_snapshots = 3
+    shares = ["/home/me/in:/mnt/in:ro"]
+    person = 33
 
     [rlimits]
     core = 0

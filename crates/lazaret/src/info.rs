@@ -9,6 +9,7 @@ use lazaret_runtime::cgroup::{self, Group, Hierarchies};
 use serde::Serialize;
 
 use crate::network;
+use crate::share;
 use crate::store::{Ids, Phase, Record, RunState, Storage, Store};
 
 /// Whether and how a container runs.
@@ -256,6 +257,8 @@ pub struct Info {
     pub confinement: Option<Confinement>,
     /// How it is connected, if it is.
     pub network: Option<network::Attachment>,
+    /// Files of the host that it sees.
+    pub shares: Vec<share::Line>,
     /// Holes in the wall that the user asked for.
     pub openings: Vec<String>,
     /// Its configuration as it is written.
@@ -280,6 +283,7 @@ pub fn info(store: &Store, name: &Name) -> Result<Info> {
         name: name.clone(),
         state,
         openings: openings(&config, &record),
+        shares: share::lines(&config),
         image: record.image.name,
         rootfs: record.image.rootfs,
         storage: record.storage,
@@ -329,6 +333,7 @@ pub fn openings(config: &Config, record: &Record) -> Vec<String> {
     if !config.env_pass.is_empty() {
         openings.push(format!("variables let in: {}", list(config.env_pass.clone())));
     }
+    openings.extend(share::lines(config).iter().map(ToString::to_string));
     openings.extend(network_openings(&config.network));
     for bind in &record.image.binds {
         openings.push(format!("sees the host's `{}`, read-only", bind.source.display()));

@@ -236,6 +236,7 @@ impl Keeper {
                 Err(e) => self.state.notes.push(e.to_string()),
             }
         }
+        crate::share::check(&self.store, &self.name, &config.shares)?;
         let group = self.state.group.clone();
         let spec = spec(&self.store, &self.name, config, &self.record, group, ours, self.environment.clone());
         let plan = Plan::compile(&spec, &self.host)?;
@@ -249,6 +250,7 @@ impl Keeper {
         let private = private.chain(netd.as_deref().map(AsFd::as_fd)).collect();
         let connect = Some(&mut *network as &mut dyn spawn::Connect);
         let started = spawn::start(spawn::Start { plan: &plan, owner, stdio, private, network: connect, inject })?;
+        self.state.notes.extend(started.notes.iter().cloned());
         self.state.network = network.attached.clone();
         self.state.notes.extend(network.attached.iter().flat_map(|attached| attached.notes.clone()));
         self.state.init = started.init.pid.as_raw_nonzero().get();

@@ -25,6 +25,7 @@ pub mod publish;
 pub mod recover;
 pub mod relay;
 pub mod run;
+pub mod share;
 pub mod snapshot;
 pub mod start;
 pub mod stop;

@@ -7,7 +7,7 @@ use lazaret_runtime::cgroup::{self, Limit};
 use crate::exec::running;
 use crate::recover::recover_locked;
 use crate::store::Store;
-use crate::{cache, network};
+use crate::{cache, network, share};
 
 /// What became of a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct Changed {
     pub live: Vec<&'static str>,
     /// Keys that hold from the next start on.
     pub at_next_start: Vec<&'static str>,
+    /// What the user should know, one sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Edits a container's configuration, and the limits of one that runs. All of it, or nothing: a limit that
@@ -28,8 +30,11 @@ pub fn edit(store: &Store, name: &Name, edit: impl FnOnce(&mut Document) -> Resu
     let before = document.config().clone();
     edit(&mut document)?;
     refuse_other_image(&before, document.config())?;
+    let new = document.config().shares.iter().filter(|share| !before.shares.contains(share));
+    share::check(store, name, &new.cloned().collect::<Vec<_>>())?;
     let changed = apply(store, name, &document)?;
     store.write_document(name, &document)?;
+    store.forget_change_of_shares(name);
     Ok(changed)
 }
 
@@ -41,8 +46,10 @@ pub fn replace(store: &Store, name: &Name, document: &Document) -> Result<Change
     if let Ok(before) = store.document(name) {
         refuse_other_image(before.config(), document.config())?;
     }
+    share::check(store, name, &document.config().shares)?;
     let changed = apply(store, name, document)?;
     store.write_document(name, document)?;
+    store.forget_change_of_shares(name);
     Ok(changed)
 }
 
@@ -81,9 +88,14 @@ fn apply(store: &Store, name: &Name, document: &Document) -> Result<Changed> {
         let _ = write_all(&before);
         return Err(e);
     }
+    // Last of all that can fail, since it is the most to take back.
+    let notes = share::change(store, name, &running, &in_force.shares, &now.shares).inspect_err(|_| {
+        let _ = write_all(&before);
+        let _ = network::change(store, name, &running, &in_force.network);
+    })?;
     store.write_running_config(name, &now)?;
     cache::follow(store, name, &in_force, &now)?;
-    Ok(Changed { live, at_next_start })
+    Ok(Changed { live, at_next_start, notes })
 }
 
 fn write_all(limits: &[Limit]) -> std::result::Result<(), (usize, lazaret_base::Error)> {
@@ -116,6 +128,7 @@ fn take_over(now: &mut Config, wanted: &Config, key: &str) {
         "stop_timeout" => now.stop_timeout = wanted.stop_timeout,
         "stop_signal" => now.stop_signal = wanted.stop_signal,
         "auto_snapshots" => now.auto_snapshots = wanted.auto_snapshots,
+        "shares" => now.shares = wanted.shares,
         "network.internet" => now.network.internet = wanted.network.internet,
         "network.lan" => now.network.lan = wanted.network.lan,
         "network.host" => now.network.host = wanted.network.host,

@@ -55,6 +55,7 @@ pub(crate) fn recover_locked(store: &Store, name: &Name) -> Result<()> {
         return settle(store, name);
     }
     if store.is_kept(name)? {
+        crate::share::settle(store, name)?;
         return thaw(store, name);
     }
     // With this in hand we are what the keeper would be: nobody else begins or ends here.

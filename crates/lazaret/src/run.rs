@@ -113,7 +113,7 @@ fn attend(
     keeper.lock = Some(lock);
     let with_terminal = ours.terminal;
     let ended = if with_terminal {
-        let Started { init, console, outgrown: _outgrown } = keeper.start(Some(ours), None, None)?;
+        let Started { init, console, outgrown: _outgrown, .. } = keeper.start(Some(ours), None, None)?;
         keeper.lock = None;
         let mut beside = keeper.beside(init.pid);
         relay::terminal(init.pidfd.as_fd(), stdio[0], stdio[1], console, relay::signals()?, Some(&mut beside))

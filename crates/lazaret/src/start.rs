@@ -173,6 +173,7 @@ pub(crate) fn spec(
         ids: record.ids.map(Into::into),
         group,
         scratch: store.scratch(name),
+        person: crate::share::person(store, name, record, &config),
         network: crate::network::of(&config),
         program,
         environment,

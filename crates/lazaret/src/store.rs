@@ -11,7 +11,7 @@
 //! STATE/ids/START          a taken id range; the file holds the container's name
 //! STATE/tmp/               what is being made or removed
 //! STATE/network/           netd's: the addresses of the bridge, and each container's
-//! RUN/containers/NAME/     alive (locked by the keeper) state.json control scratch/ running.toml filter
+//! RUN/containers/NAME/     alive (locked by the keeper) state.json control scratch/ running.toml filter sharing.json
 //! RUN/locks/NAME           one command at a time
 //! RUN/netd/                netd's: its socket, and what it has made
 //! RUN/cache/               the socket of the package cache
@@ -22,16 +22,16 @@ mod layers;
 
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use lazaret_base::{Context, Error, Kind, Lock, Result, error, read_bounded, write_atomic};
-use lazaret_config::{Config, Document, IdRange, Name};
+use lazaret_config::{Config, Document, IdRange, Name, Share};
 use lazaret_runtime::cgroup::Group;
 use lazaret_runtime::plan::{Bind, Root};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, open, openat2};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -301,6 +301,34 @@ impl Store {
     pub fn remotes_file(&self) -> PathBuf {
         let dir = if self.prefix.is_empty() { Path::new("/etc/lazaret") } else { &self.state };
         dir.join("remotes.toml")
+    }
+
+    /// Places that hold what containers are made of and run by.
+    pub(crate) fn own_places(&self) -> Vec<PathBuf> {
+        const KEPT: [&str; 8] = ["containers", "layers", "images", "build", "packages", "ids", "tmp", "network"];
+        let whole = if self.prefix.is_empty() { vec![self.state.clone()] } else { Vec::new() };
+        KEPT.iter().map(|kept| self.state.join(kept)).chain([self.run.clone()]).chain(whole).collect()
+    }
+
+    /// A small file of a container as its layers have it, without following a link; `None` if there is none. What it
+    /// says is the container's word.
+    pub(crate) fn own_file(&self, name: &Name, record: &Record, path: &Path) -> Option<Vec<u8>> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        for tree in [self.written(name, record)].into_iter().chain(self.lower(record)) {
+            let file = match openat2(open_dir(&tree).ok()?, path, flags, Mode::empty(), resolve) {
+                Err(rustix::io::Errno::NOENT) => continue,
+                file => file.ok()?,
+            };
+            // What is no file removes those below (overlayfs.rst), or is none of a container's business.
+            let status = rustix::fs::fstat(&file).ok()?;
+            if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
+                return None;
+            }
+            let file = fs::File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+            return read_bounded(file, LONGEST_FILE).ok();
+        }
+        None
     }
 
     /// The state directory, for looking at its file system.
@@ -701,6 +729,27 @@ impl Store {
             Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Notes shares that are about to be shown or taken away; what a killed command had begun is found here.
+    pub(crate) fn note_change_of_shares(&self, name: &Name, shares: &[Share]) -> Result<()> {
+        let bytes = serde_json::to_vec(shares).map_err(|e| error(e.to_string()))?;
+        write_renamed(&self.run_dir(name), "sharing.json", &bytes)
+    }
+
+    /// What was noted and is not done; `None` mostly.
+    pub(crate) fn change_of_shares(&self, name: &Name) -> Result<Option<Vec<Share>>> {
+        match read_json(&self.run_dir(name).join("sharing.json")) {
+            Ok(shares) => Ok(Some(shares)),
+            Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// It is done.
+    pub(crate) fn forget_change_of_shares(&self, name: &Name) {
+        // Mostly there is none.
+        let _ = fs::remove_file(self.run_dir(name).join("sharing.json"));
     }
 
     /// An empty directory that the stage mounts over, in its own namespace.

@@ -416,6 +416,18 @@ pub fn kill(payload: &Path, deadline: Duration) -> Result<()> {
     }
 }
 
+/// The processes of a v2 group and of all below it, as the host numbers them. Some may have ended.
+pub fn processes(group: &Path) -> Vec<i32> {
+    let listed = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    let mut pids: Vec<i32> = listed.lines().filter_map(|line| line.parse().ok()).collect();
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            pids.extend(processes(&entry.path()));
+        }
+    }
+    pids
+}
+
 /// The kernel tells of changes every 10 ms at most, and of those that wait when a group is removed never
 /// (cgroup_file_notify and cgroup_rm_file in kernel/cgroup/cgroup.c): so we look again by ourselves, too.
 const NEWS_LOST: Duration = Duration::from_millis(10);

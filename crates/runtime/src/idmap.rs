@@ -33,8 +33,8 @@ pub fn namespace_of(pid: Pid) -> Result<OwnedFd> {
     open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).with_context(|| format!("opening `{path}`"))
 }
 
-/// Whether the file system below `path` can be shown through an id map: tried, not guessed.
-pub fn supported(path: &Path) -> Result<bool> {
+/// A user namespace that nobody is in, for an id-mapped mount: lines of `on disk, shown as, count`.
+pub fn namespace(users: &str, groups: &str) -> Result<OwnedFd> {
     let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let child = match clone(namespace::USER, None)? {
         Cloned::Child => {
@@ -46,22 +46,31 @@ pub fn supported(path: &Path) -> Result<bool> {
         Cloned::Parent(child) => child,
     };
     drop(ours);
-    let tried = (|| -> Result<bool> {
-        write(child.pid, IdRange { start: 1 << 30, count: COUNT })?;
-        let user_ns = namespace_of(child.pid)?;
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let tree = open_tree(CWD, path, flags).with_context(|| format!("opening `{}`", path.display()))?;
-        let change = Change { set: ID_MAP, user_ns: Some(std::os::fd::AsFd::as_fd(&user_ns)), ..Change::default() };
-        match set_attributes(std::os::fd::AsFd::as_fd(&tree), c"", false, change) {
-            Ok(()) => Ok(true),
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
-            Err(e) => Err(e).context("trying an id-mapped mount"),
+    let made = (|| {
+        for (file, lines) in [("uid_map", users), ("gid_map", groups)] {
+            let path = format!("/proc/{}/{file}", child.pid.as_raw_nonzero());
+            std::fs::write(&path, lines).with_context(|| format!("writing an id map to `{path}`"))?;
         }
+        namespace_of(child.pid)
     })();
     drop(theirs);
     let _ = rustix::process::waitid(
         rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&child.pidfd)),
         rustix::process::WaitIdOptions::EXITED,
     );
-    tried
+    made
+}
+
+/// Whether the file system below `path` can be shown through an id map: tried, not guessed.
+pub fn supported(path: &Path) -> Result<bool> {
+    let line = format!("0 {} {COUNT}\n", 1 << 30);
+    let user_ns = namespace(&line, &line)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, path, flags).with_context(|| format!("opening `{}`", path.display()))?;
+    let change = Change { set: ID_MAP, user_ns: Some(std::os::fd::AsFd::as_fd(&user_ns)), ..Change::default() };
+    match set_attributes(std::os::fd::AsFd::as_fd(&tree), c"", false, change) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
+        Err(e) => Err(e).context("trying an id-mapped mount"),
+    }
 }

@@ -14,6 +14,7 @@ pub mod init_image;
 mod perform;
 pub mod plan;
 pub mod seccomp;
+pub mod share;
 pub mod spawn;
 pub mod stop;
 pub mod systemd;

@@ -19,6 +19,7 @@ use crate::confine::{self, Capabilities};
 use crate::devices::Rule;
 use crate::host::{Host, Label};
 use crate::seccomp;
+use crate::share::{Person, Shown};
 
 /// What a plan is compiled from, beside the facts of the host. Paths are the host's.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub struct Spec {
     pub network: Network,
     /// What runs as process 1.
     pub program: Program,
+    /// The user inside and their group, whose are the files of the person outside.
+    pub person: (u32, u32),
     /// Variables for process 1, beside those that are always set. Already resolved.
     pub environment: Vec<(String, String)>,
 }
@@ -203,6 +206,8 @@ pub enum HostStep {
     BeginNetwork,
     /// Takes the finished mount namespace from the stage.
     TakeMounts,
+    /// Shows files of the host.
+    Share(Shown),
     /// Waits until the container's network is there, if it is not yet.
     FinishNetwork,
 }
@@ -577,9 +582,20 @@ fn tree(steps: &mut Vec<Step>, spec: &Spec, host: &Host) {
         push(StageStep::Seal);
     }
     steps.push(Step::Host(HostStep::TakeMounts));
+    // Not locked in their places like the rest of the tree, or they could not be taken away while it runs.
+    steps.extend(shares(spec).into_iter().map(|shown| Step::Host(HostStep::Share(shown))));
     if spec.network != Network::Alone {
         steps.push(Step::Host(HostStep::FinishNetwork));
     }
+}
+
+/// Those above others first.
+fn shares(spec: &Spec) -> Vec<Shown> {
+    let mut shares = spec.config.shares.clone();
+    shares.sort_by(|a, b| a.target.cmp(&b.target));
+    let (uid, gid) = spec.person;
+    let person = spec.ids.map(|ids| Person { uid, gid, ids });
+    shares.into_iter().map(|share| Shown { share, person, scratch: spec.scratch.clone() }).collect()
 }
 
 /// The last steps of the guest: who it is, and what it may not.
@@ -749,6 +765,7 @@ impl fmt::Display for HostStep {
             }
             HostStep::BeginNetwork => f.write_str("asking for a network"),
             HostStep::TakeMounts => f.write_str("taking the finished mount namespace"),
+            HostStep::Share(shown) => shown.fmt(f),
             HostStep::FinishNetwork => f.write_str("connecting the network"),
         }
     }

@@ -70,6 +70,8 @@ pub struct Started {
     /// Mount namespaces that nobody is in any more. Their end takes the kernel a while, which is better spent when
     /// nobody waits: drop them then.
     pub outgrown: Vec<OwnedFd>,
+    /// What could not be done as wished, one sentence each.
+    pub notes: Vec<String>,
 }
 
 /// What the host's steps work with; the other sides inherit a copy at their birth.
@@ -83,7 +85,9 @@ pub struct HostSide<'a> {
     pub(crate) guest: Option<Child>,
     pub(crate) init: BorrowedFd<'a>,
     pub(crate) stdio: Option<[BorrowedFd<'a>; 3]>,
-    private: Vec<BorrowedFd<'a>>,
+    pub(crate) private: Vec<BorrowedFd<'a>>,
+    /// What the user should know.
+    pub(crate) notes: Vec<String>,
     pub(crate) network: Option<&'a mut dyn Connect>,
     guest_line: (Option<Line>, Option<Line>),
     stage: Option<(Child, Line)>,
@@ -105,6 +109,7 @@ pub fn start(start: Start<'_>) -> Result<Started> {
         init: init.as_fd(),
         stdio: start.stdio,
         private: start.private,
+        notes: Vec::new(),
         // By a coercion: what is borrowed for longer is borrowed for this long, too.
         network: start.network.map(|connect| connect as &mut dyn Connect),
         guest_line: (Some(ours), Some(theirs)),
@@ -118,7 +123,7 @@ pub fn start(start: Start<'_>) -> Result<Started> {
         (Ok(()), Some(init)) => match side.fds.take(Slot::Console) {
             Some(console) => {
                 let outgrown = std::iter::from_fn(|| side.fds.take(Slot::Outgrown)).collect();
-                Ok(Started { init, console, outgrown })
+                Ok(Started { init, console, outgrown, notes: std::mem::take(&mut side.notes) })
             }
             None => {
                 end(&init);

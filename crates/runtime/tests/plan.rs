@@ -35,6 +35,7 @@ fn spec(config: &str) -> Spec {
         group: Group { base: "lazaret/web".into(), scope: None },
         scratch: "/run/web/scratch".into(),
         network: Network::Alone,
+        person: (1000, 1000),
         program: program(&config.init, bare),
         environment: config.env.clone().into_iter().collect(),
         config,
@@ -66,6 +67,16 @@ fn a_network_is_connected_while_the_mounts_are_made() {
     let (mounts, finished) = (at(&Step::Host(HostStep::TakeMounts)), at(&Step::Host(HostStep::FinishNetwork)));
     assert_eq!(finished, mounts + 1);
     assert!(at(&Step::Guest(GuestStep::Resolver)) > finished);
+}
+
+#[test]
+fn shares_come_after_the_seal_and_those_above_others_first() {
+    let plan = compile("shares = [\"/srv/b:/mnt/in/b\", \"/srv/a:/mnt/in:ro\"]\n", &hybrid());
+    let at = |words: &str| plan.steps.iter().position(|step| step.to_string().starts_with(words)).unwrap();
+    let (above, below) = (at("sharing `/srv/a` at `/mnt/in`, read-only"), at("sharing `/srv/b` at `/mnt/in/b`, of"));
+    assert!(at("taking the finished mount namespace") < above && above < below && below < at("entering the finished"));
+    // The host's side has them in hand already: no turn more is needed.
+    assert!(plan.steps[above - 1..=below].iter().all(|step| step.side() == Side::Host));
 }
 
 #[test]

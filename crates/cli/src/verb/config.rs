@@ -95,6 +95,7 @@ pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
 }
 
 fn say(session: &Session, name: &Name, changed: &Changed) {
+    changed.notes.iter().for_each(|note| session.say(note));
     if !changed.at_next_start.is_empty() {
         session.say(&format!("{} will hold from the next start on: lazaret restart {name}", changed.at_next_start.join(", ")));
     }

@@ -44,6 +44,8 @@ verbs! {
     wait "wait",
     events "events",
     config "config",
+    share "share",
+    unshare "unshare",
     network "network",
     plan "plan",
     snapshot "snapshot",

@@ -568,7 +568,12 @@ impl Running {
 
     /// Whether it has ended.
     pub fn has_ended(&self) -> bool {
-        readable_within(&self.pidfd, Duration::ZERO)
+        self.ends_within(Duration::ZERO)
+    }
+
+    /// Whether it ends within this time.
+    pub fn ends_within(&self, time: Duration) -> bool {
+        readable_within(&self.pidfd, time)
     }
 
     /// Waits for its end, with its input closed.

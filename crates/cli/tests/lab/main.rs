@@ -18,6 +18,7 @@ mod escape;
 mod race;
 mod survive;
 
+mod share;
 mod storage;
 
 mod network;

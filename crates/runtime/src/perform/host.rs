@@ -14,7 +14,7 @@ use crate::idmap;
 use crate::plan::HostStep;
 use crate::spawn::{Connect, HostSide, sealed_file};
 use crate::turn::Slot;
-use crate::{cgroup, perform::guest};
+use crate::{cgroup, perform::guest, share};
 use lazaret_sys::bpf::{bpf_attach, bpf_prog_load_cgroup_device};
 use lazaret_sys::process::{Cloned, clone, namespace};
 
@@ -62,6 +62,12 @@ pub fn perform(step: &HostStep, side: &mut HostSide<'_>) -> Result<()> {
         HostStep::TakeMounts => {
             let mounts = mounts_of(side.stage_pid()?)?;
             side.fds.put(Slot::Mounts, mounts);
+            Ok(())
+        }
+        HostStep::Share(shown) => {
+            let into = share::Into { user: side.fds.get(Slot::UserNs).ok(), mounts: side.fds.get(Slot::Mounts)? };
+            let made = share::attach(shown, into, &side.private)?;
+            side.notes.extend(made.notes(&shown.share));
             Ok(())
         }
         HostStep::FinishNetwork => {

@@ -9,7 +9,7 @@ use std::path::{Component, Path};
 
 use lazaret_base::{Context, Result, error};
 use lazaret_sys::process::with_file_ids;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2};
+use rustix::fs::{FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fstat, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
 /// What a mount target has to be.
@@ -86,16 +86,33 @@ fn make_as_we_are(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<()> {
         if last && kind == Kind::File {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             match openat(&at, name, flags, Mode::from(0o644)) {
-                Ok(_) | Err(Errno::EXIST) => return Ok(()),
+                Ok(made) => {
+                    like_its_directory(&at, &made);
+                    return Ok(());
+                }
+                Err(Errno::EXIST) => return Ok(()),
                 Err(e) => return Err(e).with_context(making),
             }
         }
         match mkdirat(&at, name, Mode::from(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
+            Ok(()) => {
+                let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                if let Ok(made) = openat(&at, name, flags, Mode::empty()) {
+                    like_its_directory(&at, &made);
+                }
+            }
+            Err(Errno::EXIST) => {}
             Err(e) => return Err(e).with_context(making),
         }
         // From the root again: the component may be a link that leads elsewhere inside.
         at = open(root, &walked)?;
     }
     Ok(())
+}
+
+/// What is made in a user's directory is the user's.
+fn like_its_directory(directory: &OwnedFd, made: &OwnedFd) {
+    let Ok(owner) = fstat(directory) else { return };
+    // Where that is nobody whom the container knows, it stays its root's.
+    let _ = rustix::fs::fchown(made, Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)));
 }
