@@ -13,6 +13,7 @@ pub mod diff;
 pub mod doctor;
 pub mod event;
 pub mod exec;
+pub mod file;
 mod ids;
 pub mod image;
 pub mod info;

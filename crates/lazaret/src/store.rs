@@ -434,6 +434,11 @@ impl Store {
         write_atomic(&self.container(name).join("container.toml"), document.to_string().as_bytes())
     }
 
+    /// An existing directory that may be mounted over, in a namespace of one's own, to look at a stopped container.
+    pub(crate) fn mounting_place(&self) -> PathBuf {
+        self.state.join("tmp")
+    }
+
     /// Where an editor finds the configuration.
     pub fn document_path(&self, name: &Name) -> PathBuf {
         self.container(name).join("container.toml")

@@ -11,6 +11,7 @@ pub mod devices;
 pub mod host;
 pub mod idmap;
 pub mod init_image;
+pub mod inside;
 mod perform;
 pub mod plan;
 pub mod seccomp;

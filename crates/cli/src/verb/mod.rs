@@ -46,6 +46,7 @@ verbs! {
     config "config",
     share "share",
     unshare "unshare",
+    file "file",
     network "network",
     plan "plan",
     snapshot "snapshot",

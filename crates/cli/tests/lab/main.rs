@@ -18,6 +18,7 @@ mod escape;
 mod race;
 mod survive;
 
+mod file;
 mod share;
 mod storage;
 

@@ -112,6 +112,15 @@ fn scratch(stage: &mut Stage, at: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Mounts a root file system for the host's own eyes, with the ids that it has on disk. Scratch space is mounted over
+/// `at`, in the caller's own mount namespace.
+pub fn plain(root: &Root, at: &Path) -> Result<OwnedFd> {
+    let mut stage = Stage { fds: Fds::default(), scratch: None, root: None, owner: 0 };
+    scratch(&mut stage, at)?;
+    mount_root(&mut stage, root, false)?;
+    stage.root.ok_or_else(|| error("the root is not mounted"))
+}
+
 fn mount_root(stage: &mut Stage, root: &Root, id_mapped: bool) -> Result<()> {
     let scratch = stage.scratch()?;
     mkdirat(scratch, "root", Mode::from(0o755))?;
