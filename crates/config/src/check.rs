@@ -1,6 +1,7 @@
 //! What no single key can know: values that contradict each other.
 
 use crate::config::{Config, Seccomp};
+use crate::desktop::{Desktop, Display};
 use crate::diagnostic::Fault;
 use crate::network::{Mode, Network};
 use crate::text::quoted;
@@ -63,6 +64,7 @@ pub(crate) fn contradictions(config: &Config) -> Vec<Contradiction> {
         );
     }
     network_contradictions(&config.network, &mut tell);
+    desktop_contradictions(&config.desktop, &mut tell);
     found
 }
 
@@ -105,6 +107,18 @@ fn network_contradictions(network: &Network, tell: &mut impl FnMut(&'static str,
             "network.publish",
             format!("'{a}' and '{b}' need the same port of the host"),
             "give one of them another port or address".into(),
+        );
+    }
+}
+
+fn desktop_contradictions(desktop: &Desktop, tell: &mut impl FnMut(&'static str, String, String)) {
+    if desktop.display == Display::Trusted && !desktop.trusted_confirmed {
+        tell(
+            "desktop.display",
+            "display = \"trusted\" lets every program inside see the whole screen, read what is typed, and type itself"
+                .into(),
+            "if that is meant, set desktop.trusted_confirmed = true too; display = \"isolated\" shows programs without it"
+                .into(),
         );
     }
 }

@@ -10,6 +10,7 @@ use toml_edit::Value;
 
 use crate::capability::Capability;
 use crate::cpu::{CpuSet, Cpus};
+use crate::desktop::Desktop;
 use crate::io::IoLimit;
 use crate::name::Hostname;
 use crate::network::Network;
@@ -95,6 +96,8 @@ pub struct Config {
     pub person: Option<u32>,
     /// The connection to the network, and its policy.
     pub network: Network,
+    /// What it has of the person's graphical session.
+    pub desktop: Desktop,
 }
 
 impl Default for Config {
@@ -134,6 +137,7 @@ impl Default for Config {
             shares: Vec::new(),
             person: None,
             network: Network::default(),
+            desktop: Desktop::default(),
         }
     }
 }

@@ -11,6 +11,7 @@ mod suggest;
 
 mod capability;
 mod cpu;
+mod desktop;
 mod ids;
 mod io;
 mod name;
@@ -33,6 +34,7 @@ mod parse;
 pub use capability::Capability;
 pub use config::{Config, Init, Seccomp, live_changes};
 pub use cpu::{CpuSet, Cpus};
+pub use desktop::{Clipboard, Desktop, Display, UserName};
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use document::Document;
 pub use ids::IdRange;

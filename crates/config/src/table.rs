@@ -7,6 +7,7 @@ use toml_edit::{Array, InlineTable, Value};
 
 use crate::capability;
 use crate::config::{Config, Init};
+use crate::desktop::{CLIPBOARD_WORDS, DISPLAY_WORDS};
 use crate::diagnostic::Fault;
 use crate::given::{Given, Read, whole};
 use crate::network::MODE_WORDS;
@@ -895,6 +896,58 @@ const TABLE: &[Key] = &[
         entries: None,
         read: |config, given| given.flag().map(|value| config.network.host_mode_confirmed = value),
         write: |config| one(config.network.host_mode_confirmed),
+    },
+    Key {
+        name: "desktop.display",
+        shape: "a level",
+        default: "\"none\"",
+        live: false,
+        doc: "How programs draw on the person's screen: \"none\", \"isolated\" (through a gate) or \"trusted\" (they see and steer all of it).",
+        example: "display = \"isolated\"",
+        form: Form::Text,
+        words: DISPLAY_WORDS,
+        entries: None,
+        read: |config, given| given.parsed().map(|value| config.desktop.display = value),
+        write: |config| one(config.desktop.display.to_string()),
+    },
+    Key {
+        name: "desktop.user",
+        shape: "the name of a user",
+        default: "root",
+        live: false,
+        doc: "Who programs of the desktop run as inside; made at the start if there is no such user.",
+        example: "user = \"ann\"",
+        form: Form::Text,
+        words: &[],
+        entries: None,
+        read: |config, given| given.parsed().map(|value| config.desktop.user = Some(value)),
+        write: |config| optional(config.desktop.user.as_ref().map(ToString::to_string)),
+    },
+    Key {
+        name: "desktop.clipboard",
+        shape: "a direction",
+        default: "\"out\"",
+        live: true,
+        doc: "What passes between the clipboards: \"off\" (nothing), \"out\" (what is copied inside; the other way by `lazaret paste`) or \"both\".",
+        example: "clipboard = \"both\"",
+        form: Form::Text,
+        words: CLIPBOARD_WORDS,
+        entries: None,
+        read: |config, given| given.parsed().map(|value| config.desktop.clipboard = value),
+        write: |config| one(config.desktop.clipboard.to_string()),
+    },
+    Key {
+        name: "desktop.trusted_confirmed",
+        shape: "true or false",
+        default: "false",
+        live: true,
+        doc: "Whether display = \"trusted\" is meant: every program inside may then read and type all that the person does.",
+        example: "trusted_confirmed = true",
+        form: Form::Flag,
+        words: FLAG_WORDS,
+        entries: None,
+        read: |config, given| given.flag().map(|value| config.desktop.trusted_confirmed = value),
+        write: |config| one(config.desktop.trusted_confirmed),
     },
 ];
 

@@ -99,6 +99,12 @@ rate_up = "10mbit"
 rate_down = "1.5 Gbit/s"
 dns = ["9.9.9.9"]
 host_mode_confirmed = true
+
+[desktop]
+display = "trusted"
+user = "ann"
+clipboard = "both"
+trusted_confirmed = true
 "#;
 
 #[test]
@@ -202,6 +208,12 @@ fn a_config_is_written_as_it_was_asked_for() {
     rate_down = "1.5gbit"
     dns = ["9.9.9.9"]
     host_mode_confirmed = true
+
+    [desktop]
+    display = "trusted"
+    user = "ann"
+    clipboard = "both"
+    trusted_confirmed = true
     "#);
     assert_eq!(config(&config(FULL).to_toml()), config(FULL));
 }
@@ -355,6 +367,20 @@ deny = ["nas.local"]
     container.toml:3: mode = "host" gives the container the host's whole network, what listens on 127.0.0.1 included; if that is meant, set network.host_mode_confirmed = true too; host = true opens the host's services alone
     "#);
     config("[network]\nmode = \"host\"\nhost_mode_confirmed = true\n");
+    assert_snapshot!(said("[desktop]\ndisplay = \"trusted\"\n"), @r#"
+    container.toml:2: display = "trusted" lets every program inside see the whole screen, read what is typed, and type itself; if that is meant, set desktop.trusted_confirmed = true too; display = "isolated" shows programs without it
+    "#);
+}
+
+#[test]
+fn a_user_of_the_desktop_is_no_line_of_a_file() {
+    for good in ["ann", "_ann", "Ann.Smith-2"] {
+        assert_eq!(good.parse::<UserName>().unwrap().as_str(), good);
+    }
+    let long = "a".repeat(33);
+    for bad in ["", "root", "2ann", "-ann", "a:b", "a\nb", "a b", "a/b", long.as_str()] {
+        assert!(bad.parse::<UserName>().is_err(), "{bad:?}");
+    }
 }
 
 #[test]

@@ -140,6 +140,8 @@ fn take_over(now: &mut Config, wanted: &Config, key: &str) {
         "network.rate_down" => now.network.rate_down = wanted.network.rate_down,
         "network.dns" => now.network.dns = wanted.network.dns,
         "network.host_mode_confirmed" => now.network.host_mode_confirmed = wanted.network.host_mode_confirmed,
+        "desktop.clipboard" => now.desktop.clipboard = wanted.desktop.clipboard,
+        "desktop.trusted_confirmed" => now.desktop.trusted_confirmed = wanted.desktop.trusted_confirmed,
         _ => {}
     }
 }

@@ -1,0 +1,141 @@
+//! What a container has of the person's graphical session.
+
+use std::fmt;
+use std::str::FromStr;
+
+use lazaret_base::Error;
+
+use crate::suggest::did_you_mean;
+use crate::text::{invalid, quoted};
+
+/// What a container has of the person's session: nothing, unless it is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desktop {
+    /// How programs draw on the person's screen.
+    pub display: Display,
+    /// Who they run as inside; `None` for root.
+    pub user: Option<UserName>,
+    /// What passes between the clipboards.
+    pub clipboard: Clipboard,
+    /// The user has said twice that `display = "trusted"` is meant.
+    pub trusted_confirmed: bool,
+}
+
+/// How programs draw on the person's screen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Display {
+    /// Not at all.
+    #[default]
+    None,
+    /// Through a gate: they can't watch or steer what is not theirs.
+    Isolated,
+    /// As the person's own programs do: all of the session is theirs to watch and to steer.
+    Trusted,
+}
+
+/// What passes between the clipboards of a container and the session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clipboard {
+    /// Nothing.
+    Off,
+    /// What is copied inside can be pasted outside; the other way by `lazaret paste`.
+    #[default]
+    Out,
+    /// Both ways.
+    Both,
+}
+
+pub(crate) const DISPLAY_WORDS: &[&str] = &["none", "isolated", "trusted"];
+pub(crate) const CLIPBOARD_WORDS: &[&str] = &["off", "out", "both"];
+
+impl FromStr for Display {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Display, Error> {
+        match text {
+            "none" => Ok(Display::None),
+            "isolated" => Ok(Display::Isolated),
+            "trusted" => Ok(Display::Trusted),
+            _ => {
+                let choice = || "write \"none\", \"isolated\" or \"trusted\"".into();
+                let hint = did_you_mean(text, DISPLAY_WORDS.iter().copied(), choice);
+                Err(invalid(format!("unknown level {}", quoted(text)), hint))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Display {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Display::None => "none",
+            Display::Isolated => "isolated",
+            Display::Trusted => "trusted",
+        })
+    }
+}
+
+impl FromStr for Clipboard {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Clipboard, Error> {
+        match text {
+            "off" => Ok(Clipboard::Off),
+            "out" => Ok(Clipboard::Out),
+            "both" => Ok(Clipboard::Both),
+            _ => {
+                let choice = || "write \"off\", \"out\" or \"both\"".into();
+                let hint = did_you_mean(text, CLIPBOARD_WORDS.iter().copied(), choice);
+                Err(invalid(format!("unknown direction {}", quoted(text)), hint))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Clipboard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Clipboard::Off => "off",
+            Clipboard::Out => "out",
+            Clipboard::Both => "both",
+        })
+    }
+}
+
+/// The name of a user inside.
+///
+/// 1 to 32 bytes, a letter or `_` first, then letters, digits, `_`, `-` and `.`: what every system takes, and nothing
+/// that could end a field or a line of passwd(5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserName(String);
+
+impl UserName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for UserName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<UserName, Error> {
+        let good = |(i, b): (usize, u8)| {
+            b == b'_' || b.is_ascii_alphabetic() || (i > 0 && (b.is_ascii_digit() || b == b'-' || b == b'.'))
+        };
+        if text.is_empty() || text.len() > 32 || !text.bytes().enumerate().all(good) {
+            let hint = "use 1 to 32 letters, digits, '_', '-' or '.', a letter first, for example ann";
+            return Err(invalid(format!("{} is not the name of a user", quoted(text)), hint));
+        }
+        if text == "root" {
+            return Err(invalid("programs of a desktop do not run as root", "name a user, for example ann"));
+        }
+        Ok(UserName(text.into()))
+    }
+}
+
+impl fmt::Display for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
