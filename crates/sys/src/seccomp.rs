@@ -43,3 +43,55 @@ pub fn set_filter(program: &[SockFilter]) -> Result<()> {
 }
 
 const _: () = assert!(size_of::<SockFilter>() == size_of::<libc::sock_filter>());
+
+/// What the kernel calls this machine's own calls (linux/audit.h).
+#[cfg(target_arch = "x86_64")]
+pub const AUDIT_ARCH: u32 = 0xc000_003e;
+/// What the kernel calls this machine's own calls (linux/audit.h).
+#[cfg(target_arch = "aarch64")]
+pub const AUDIT_ARCH: u32 = 0xc000_00b7;
+
+/// Numbers of system calls on this machine, of those that somebody allows one by one.
+pub mod call {
+    macro_rules! numbers {
+        ($($(#[$when:meta])* $name:ident $number:ident,)*) => {
+            $($(#[$when])* #[doc = concat!("`", stringify!($number), "`.")] pub const $name: u32 = libc::$number as u32;)*
+        };
+    }
+    numbers! {
+        ACCEPT4 SYS_accept4,
+        BRK SYS_brk,
+        CLOCK_GETTIME SYS_clock_gettime,
+        CLOSE SYS_close,
+        CONNECT SYS_connect,
+        EXIT SYS_exit,
+        EXIT_GROUP SYS_exit_group,
+        FCNTL SYS_fcntl,
+        FUTEX SYS_futex,
+        GETRANDOM SYS_getrandom,
+        MADVISE SYS_madvise,
+        MMAP SYS_mmap,
+        MPROTECT SYS_mprotect,
+        MREMAP SYS_mremap,
+        MUNMAP SYS_munmap,
+        PIPE2 SYS_pipe2,
+        #[cfg(target_arch = "x86_64")]
+        POLL SYS_poll,
+        PPOLL SYS_ppoll,
+        READ SYS_read,
+        RECVFROM SYS_recvfrom,
+        RECVMSG SYS_recvmsg,
+        RESTART_SYSCALL SYS_restart_syscall,
+        RT_SIGACTION SYS_rt_sigaction,
+        RT_SIGPROCMASK SYS_rt_sigprocmask,
+        RT_SIGRETURN SYS_rt_sigreturn,
+        SENDMSG SYS_sendmsg,
+        SENDTO SYS_sendto,
+        SHUTDOWN SYS_shutdown,
+        SIGALTSTACK SYS_sigaltstack,
+        SOCKET SYS_socket,
+        SPLICE SYS_splice,
+        UNAME SYS_uname,
+        WRITE SYS_write,
+    }
+}

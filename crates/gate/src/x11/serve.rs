@@ -34,8 +34,10 @@ const MUCH: usize = 16 << 10;
 const MOST_WAITING: usize = 256 << 10;
 /// How long a program may leave a request half sent while the person wants the pointer back.
 const GRACE: Duration = Duration::from_secs(1);
-/// The longest line on the control line.
+/// The longest line that a caller says.
 const MOST_LINE: usize = 256;
+/// Callers at once. More are hung up on.
+const MOST_CALLERS: usize = 8;
 
 /// What passes between the clipboards of the container and the session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,6 +75,28 @@ pub struct Settings {
     pub connections: usize,
 }
 
+/// What a gate is held by.
+#[derive(Debug)]
+pub struct Ends {
+    /// A listening socket that the container can reach.
+    pub programs: OwnedFd,
+    /// A listening stream socket on which the gate is told what to do. Nobody in the container can reach it.
+    pub calls: OwnedFd,
+    /// Can be read from, or is hung up, when the container has ended: a pidfd of its keeper.
+    pub life: OwnedFd,
+}
+
+/// Somebody who tells the gate what to do.
+struct Caller {
+    stream: OwnedFd,
+    /// What was said without the end of the line.
+    line: Vec<u8>,
+    /// Answers that have not been read.
+    answers: Vec<u8>,
+    /// Waits for a paste to be done.
+    pastes: bool,
+}
+
 /// What belongs to one life of the server.
 struct Session {
     board: Board,
@@ -86,11 +110,7 @@ struct Gate {
     connections: Vec<Connection>,
     /// Counts connections: how the container knows them.
     last_key: u64,
-    control: OwnedFd,
-    /// What was said on the control line without the end of the line.
-    line: Vec<u8>,
-    /// Answers that nobody has read.
-    answers: Vec<u8>,
+    callers: Vec<Caller>,
     chunk: Vec<u8>,
     /// Takes what is passed on unseen: nothing is in it between two calls.
     pipe: (OwnedFd, OwnedFd),
@@ -115,27 +135,27 @@ struct Connection {
     release_by: Option<Instant>,
 }
 
-/// Serves a container's X connections until the control line is closed or says `stop`.
+/// Serves a container's X connections until its life ends.
 ///
-/// `listener` is a listening socket that the container can reach. `control` is one end of a pair of stream sockets.
-/// It takes lines and answers each with a line, `ok` or `error` and a reason:
+/// Who calls says lines and is answered each with a line, `ok` or `error` and a reason:
 ///
 /// | line | effect |
 /// |---|---|
+/// | `open` | the session's server is looked for, if it is not known; an error says why it can't be used |
 /// | `paste` | the session's clipboard, as it is now, can be pasted inside; answered when it is there |
 /// | `release` | no program keeps the pointer |
 /// | `clipboard off`, `out`, `both` | see [`Clipboard`] |
 /// | `credential` and 32 digits, or nothing | how to connect to the session's server from now on |
 /// | `info` | number of connections, and whether there is a server |
-/// | `stop` | the cookie is revoked, everything ends |
+/// | `stop` | the cookie is revoked, everything ends; the line is closed when that is done |
 ///
 /// A server need not be there: it is looked for when a program connects. When it comes back, a new cookie is asked for.
 ///
 /// # Errors
 ///
 /// Where the kernel refuses what the loop is built on. No program and no server can make it end.
-pub fn serve(listener: OwnedFd, control: OwnedFd, settings: Settings) -> Result<()> {
-    for fd in [&listener, &control] {
+pub fn serve(ends: &Ends, settings: Settings) -> Result<()> {
+    for fd in [&ends.programs, &ends.calls] {
         let flags = rustix::fs::fcntl_getfl(fd)?;
         rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK)?;
     }
@@ -147,16 +167,14 @@ pub fn serve(listener: OwnedFd, control: OwnedFd, settings: Settings) -> Result<
         session: None,
         connections: Vec::new(),
         last_key: 0,
-        control,
-        line: Vec::new(),
-        answers: Vec::new(),
+        callers: Vec::new(),
         chunk: vec![0; CHUNK],
         pipe,
         spare: Vec::new(),
     };
     // A server that is not there yet is looked for again when somebody needs it.
     let _ = gate.open();
-    while gate.turn(&listener)? {}
+    while gate.turn(ends)? {}
     gate.connections.clear();
     if let Some(mut session) = gate.session.take() {
         // Best effort: the server may have gone before us.
@@ -167,11 +185,17 @@ pub fn serve(listener: OwnedFd, control: OwnedFd, settings: Settings) -> Result<
 
 impl Gate {
     /// Waits for events and serves them. False at the end.
-    fn turn(&mut self, listener: &OwnedFd) -> Result<bool> {
+    fn turn(&mut self, ends: &Ends) -> Result<bool> {
         let mut fds = vec![
-            PollFd::new(listener, PollFlags::IN),
-            PollFd::new(&self.control, if self.answers.is_empty() { PollFlags::IN } else { PollFlags::OUT }),
+            PollFd::new(&ends.programs, PollFlags::IN),
+            PollFd::new(&ends.life, PollFlags::IN),
+            PollFd::new(&ends.calls, PollFlags::IN),
         ];
+        fds.extend(self.callers.iter().map(|caller| {
+            let flags = if caller.answers.is_empty() { PollFlags::IN } else { PollFlags::OUT };
+            PollFd::new(&caller.stream, flags)
+        }));
+        let callers = 3..fds.len();
         if let Some(Session { board, .. }) = &self.session {
             fds.push(PollFd::new(&board.outer, board.outer.wants()));
             fds.push(PollFd::new(&board.inner, board.inner.wants()));
@@ -189,16 +213,24 @@ impl Gate {
         }
         let ready: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
         drop(fds);
+        if !ready[1].is_empty() {
+            return Ok(false);
+        }
         let late = self.session.as_ref().and_then(|session| session.board.due()).is_some_and(|by| by <= Instant::now());
-        if late || ready[2..first].iter().any(|ready| !ready.is_empty()) {
+        if late || ready[callers.end..first].iter().any(|ready| !ready.is_empty()) {
             self.serve_session();
         }
         let served = self.connections.len();
         self.serve_connections(&ready[first..], served);
         if !ready[0].is_empty() {
-            self.accept(listener.as_fd());
+            self.accept(ends.programs.as_fd());
         }
-        Ok(ready[1].is_empty() || self.hear_control())
+        // Whoever has just called is heard in the next turn.
+        let goes_on = self.hear_callers(&ready[callers]);
+        if !ready[2].is_empty() {
+            self.accept_caller(ends.calls.as_fd());
+        }
+        Ok(goes_on)
     }
 
     fn due(&self) -> Option<Instant> {
@@ -230,8 +262,8 @@ impl Gate {
         for verdict in verdicts {
             match verdict {
                 Verdict::Release => self.release(),
-                Verdict::Pasted(kinds) if kinds > 0 => self.say("ok"),
-                Verdict::Pasted(_) => self.say("error nothing to paste"),
+                Verdict::Pasted(kinds) if kinds > 0 => self.tell_pasters("ok"),
+                Verdict::Pasted(_) => self.tell_pasters("error nothing to paste"),
             }
         }
     }
@@ -242,7 +274,7 @@ impl Gate {
         self.session = None;
         self.connections.clear();
         if pasting {
-            self.say("error the X server has gone");
+            self.tell_pasters("error the X server has gone");
         }
     }
 
@@ -303,35 +335,55 @@ impl Gate {
         }
     }
 
-    /// Reads the control line. False at the end.
-    fn hear_control(&mut self) -> bool {
+    fn accept_caller(&mut self, calls: BorrowedFd<'_>) {
+        let Ok(stream) = accept_with(calls, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return };
+        if self.callers.len() < MOST_CALLERS {
+            self.callers.push(Caller { stream, line: Vec::new(), answers: Vec::new(), pastes: false });
+        }
+    }
+
+    /// Hears the callers, to each of whom belongs an event. False at the end.
+    fn hear_callers(&mut self, ready: &[PollFlags]) -> bool {
+        let mut callers = std::mem::take(&mut self.callers);
+        let mut goes_on = true;
+        let mut events = ready.iter();
+        callers.retain_mut(|caller| {
+            let called = events.next().is_some_and(|ready| !ready.is_empty());
+            !called || self.hear(caller, &mut goes_on)
+        });
+        self.callers = callers;
+        goes_on
+    }
+
+    /// Hears what somebody says. False if that was all.
+    fn hear(&mut self, caller: &mut Caller, goes_on: &mut bool) -> bool {
         let mut bytes = [0; MOST_LINE];
         loop {
-            match recv(&self.control, &mut bytes[..], RecvFlags::DONTWAIT) {
+            match recv(&caller.stream, &mut bytes[..], RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return false,
-                Ok((n, _)) => self.line.extend(&bytes[..n]),
+                Ok((n, _)) => caller.line.extend(&bytes[..n]),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
                 Err(_) => return false,
             }
-            if self.line.len() > MOST_LINE {
+            if caller.line.len() > MOST_LINE {
                 return false;
             }
-            while let Some(end) = self.line.iter().position(|&byte| byte == b'\n') {
-                let line: Vec<u8> = self.line.drain(..=end).collect();
+            while let Some(end) = caller.line.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = caller.line.drain(..=end).collect();
                 let line = String::from_utf8_lossy(&line);
                 if line.trim() == "stop" {
-                    self.say("ok");
-                    return false;
+                    *goes_on = false;
+                    return true;
                 }
                 match self.obey(line.trim()) {
-                    Ok(Some(answer)) => self.say(&answer),
-                    Ok(None) => {}
-                    Err(e) => self.say(&format!("error {e}")),
+                    Ok(Some(answer)) => caller.say(&answer),
+                    Ok(None) => caller.pastes = true,
+                    Err(e) => caller.say(&format!("error {}", said(&e))),
                 }
             }
         }
-        self.say_more()
+        caller.say_more()
     }
 
     /// Does what the line says. `None` if the answer comes later.
@@ -339,6 +391,10 @@ impl Gate {
         let done = || Ok(Some("ok".to_owned()));
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match (word, rest) {
+            ("open", "") => {
+                self.open()?;
+                done()
+            }
             ("paste", "") => {
                 self.open()?;
                 let Some(session) = &mut self.session else { return Err(error("no X server")) };
@@ -379,6 +435,22 @@ impl Gate {
         }
     }
 
+    /// Answers those who wait for a paste.
+    fn tell_pasters(&mut self, line: &str) {
+        for caller in self.callers.iter_mut().filter(|caller| caller.pastes) {
+            caller.pastes = false;
+            caller.say(line);
+        }
+    }
+}
+
+/// An error in one line: what is wrong, and what to do about it behind a tab.
+fn said(e: &lazaret_base::Error) -> String {
+    let hint = e.advice().map(|hint| format!("\t{hint}")).unwrap_or_default();
+    format!("{e}{hint}").replace('\n', " ")
+}
+
+impl Caller {
     fn say(&mut self, line: &str) {
         self.answers.extend(line.as_bytes());
         self.answers.push(b'\n');
@@ -387,7 +459,7 @@ impl Gate {
     }
 
     fn say_more(&mut self) -> bool {
-        write_some(self.control.as_fd(), &mut self.answers).is_ok()
+        write_some(self.stream.as_fd(), &mut self.answers).is_ok()
     }
 }
 

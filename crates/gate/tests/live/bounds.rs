@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     ("long_requests_pass", long_requests_pass),
     ("a_server_that_starts_again_is_found", a_server_that_starts_again_is_found),
     ("a_stopped_gate_leaves_no_cookie", a_stopped_gate_leaves_no_cookie),
+    ("a_gate_ends_with_its_container", a_gate_ends_with_its_container),
     ("a_killed_gate_ends_connections_only", a_killed_gate_ends_connections_only),
     ("a_gate_reaches_nothing_else", a_gate_reaches_nothing_else),
     ("many_silent_requests_keep_their_numbers", many_silent_requests_keep_their_numbers),
@@ -174,9 +175,19 @@ fn a_stopped_gate_leaves_no_cookie() {
     let mut gate = display.gate("ff");
     let mut x = gate.connect();
     let window = x.shown((0, 0, 10, 10));
-    assert_eq!(gate.say("stop"), "ok");
+    assert_eq!(gate.say("stop"), "", "the line ends when everything has");
     let mut rest = Vec::new();
     let _ = x.raw().read_to_end(&mut rest);
+    until("the window is gone", || display.admin.ask(14, 0, &[window]).is_err());
+    until("nobody listens", || UnixStream::connect(&gate.socket).is_err());
+}
+
+fn a_gate_ends_with_its_container() {
+    let mut display = Display::start();
+    let mut gate = display.gate("ff");
+    let mut x = gate.connect();
+    let window = x.shown((0, 0, 10, 10));
+    gate.end_container();
     until("the window is gone", || display.admin.ask(14, 0, &[window]).is_err());
     until("nobody listens", || UnixStream::connect(&gate.socket).is_err());
 }
@@ -207,6 +218,7 @@ fn a_gate_reaches_nothing_else() {
     assert_eq!(field("CapEff:"), "0000000000000000");
     assert_eq!(field("CapPrm:"), "0000000000000000");
     assert_eq!(field("Threads:"), "1");
+    assert_eq!(field("Seccomp:"), "2");
     // Its network is an empty one, and its root holds servers' sockets only.
     let here = fs::read_link("/proc/self/ns/net").unwrap();
     assert_ne!(fs::read_link(format!("/proc/{pid}/ns/net")).unwrap(), here);

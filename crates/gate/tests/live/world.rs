@@ -5,7 +5,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use lazaret_gate::x11::authority::{self, Entry};
 use lazaret_gate::x11::cookie::{self, Trust};
-use lazaret_gate::x11::{Clipboard, Cookie, Server, Settings, confine, serve};
+use lazaret_gate::x11::{Clipboard, Cookie, Ends, Server, Settings, confine, serve};
 
 use crate::x::X;
 
@@ -115,6 +116,8 @@ pub struct Gate {
     number: u32,
     process: Child,
     control: BufReader<UnixStream>,
+    /// The container lives as long as it is open.
+    life: UnixStream,
 }
 
 impl Gate {
@@ -133,20 +136,29 @@ impl Gate {
             Clipboard::Both => "both",
         };
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--gate", name, display.socket.to_str().unwrap(), policy]);
+        let calls = format!("lazaret-gate-{}-{number}", std::process::id());
+        command.args(["--gate", name, display.socket.to_str().unwrap(), policy, &calls]);
         let process = command.stdin(OwnedFd::from(listener)).stdout(OwnedFd::from(theirs)).spawn().unwrap();
-        let mut gate =
-            Gate { socket: format!("/tmp/.X11-unix/X{number}").into(), number, process, control: BufReader::new(ours) };
+        let calls = SocketAddr::from_abstract_name(calls).unwrap();
+        let mut control = None;
+        until("the gate can be called", || {
+            control = UnixStream::connect_addr(&calls).ok();
+            control.is_some()
+        });
+        let control = BufReader::new(control.unwrap());
+        let socket = format!("/tmp/.X11-unix/X{number}").into();
+        let mut gate = Gate { socket, number, process, control, life: ours };
         assert!(gate.say("info").starts_with("ok"), "the gate serves");
         gate
     }
 
     /// What the process does that [`Gate::start`] makes.
     pub fn become_one(arguments: &[String]) {
-        let [name, socket, policy] = arguments else { panic!("three arguments") };
-        let listener = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-        let control = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
-        let confinement = confine(Path::new(socket)).unwrap();
+        let [name, socket, policy, calls] = arguments else { panic!("four arguments") };
+        let programs = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+        let life = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
+        let calls = UnixListener::bind_addr(&SocketAddr::from_abstract_name(calls).unwrap()).unwrap().into();
+        let confinement = confine(Path::new(socket), None).unwrap();
         let settings = Settings {
             name: name.clone(),
             server: Server { socket: confinement.socket, credential: Some(ADMIN) },
@@ -157,14 +169,14 @@ impl Gate {
             },
             connections: 64,
         };
-        serve(listener, control, settings).unwrap();
+        serve(&Ends { programs, calls, life }, settings).unwrap();
     }
 
     pub fn connect(&self) -> X {
         X::connect(&self.socket, None)
     }
 
-    /// A line on the control line, and its answer.
+    /// A line, and the answer to it.
     pub fn say(&mut self, line: &str) -> String {
         self.control.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
         let mut answer = String::new();
@@ -183,6 +195,11 @@ impl Gate {
             .stdin(Stdio::null())
             .stderr(Stdio::null());
         command
+    }
+
+    /// What the container's keeper does by its end.
+    pub fn end_container(&mut self) {
+        self.life.shutdown(std::net::Shutdown::Both).unwrap();
     }
 
     pub fn pid(&self) -> u32 {
