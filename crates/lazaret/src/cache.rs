@@ -312,7 +312,8 @@ fn write_inside(store: &Store, name: &Name, text: &str) -> Result<()> {
     }
     let words = ["/bin/sh", "-c", SCRIPT, "sh", lazaret_image::APT_PROXY, text].map(str::to_owned).to_vec();
     let environment = start::environment(&store.record(name)?, Vec::new(), &running.config);
-    let command = attach::Command { words, user: Some("0".into()), cwd: Some("/".into()), environment };
+    let command =
+        attach::Command { words, user: Some("0".into()), cwd: Some("/".into()), environment, ..Default::default() };
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let child = match attach::attach(&target, &command, attach::Stdio::Given([null.as_fd(); 3]), None) {
         // Without a shell there is no apt either.

@@ -9,7 +9,9 @@ use lazaret_config::Config;
 use lazaret_sys::process::{Child, Cloned, clone, close_from, execute, exit_now, join, namespace, new_session_keyring};
 use lazaret_sys::{seccomp as filter, signal};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fstat, fstatfs, openat, openat2};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, fstatfs, mkdirat, openat, openat2,
+};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
@@ -61,6 +63,8 @@ pub struct Command {
     pub cwd: Option<String>,
     /// Variables beside those that are always set.
     pub environment: Vec<(String, String)>,
+    /// Whether it finds a directory of its user's own for sockets, `XDG_RUNTIME_DIR`.
+    pub runtime_directory: bool,
 }
 
 /// What the command's standard input, output and error are.
@@ -197,6 +201,9 @@ fn become_command(
     // By way of the container's root, so that leaving that id gives its capabilities up (capabilities(7)).
     set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
     let account = account::look_up(command.user.as_deref().unwrap_or("root"))?;
+    if command.runtime_directory {
+        make_runtime_directory(&account)?;
+    }
     rustix::process::setsid()?;
     attach_stdio(stdio, line)?;
     bound(target.bounding)?;
@@ -216,6 +223,27 @@ fn become_command(
         setrlimit(*resource, *limit).with_context(|| format!("limiting {resource:?}"))?;
     }
     execute_by_name(command, &account)
+}
+
+/// Makes `/run/user/UID`, unless it is there. No link of the container's is followed on the way.
+fn make_runtime_directory(account: &Account) -> Result<()> {
+    let making = || format!("making `/run/user/{}` in the container", account.uid);
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at = openat(CWD, "/", flags, Mode::empty())?;
+    for (name, mode) in [("run".to_owned(), 0o755), ("user".to_owned(), 0o755), (account.uid.to_string(), 0o700)] {
+        let made = match mkdirat(&at, &name, Mode::from(mode)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(e) => return Err(e).with_context(making),
+        };
+        at = openat2(&at, &name, flags, Mode::empty(), resolve).with_context(making)?;
+        if made && mode == 0o700 {
+            let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+            chownat(&at, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).with_context(making)?;
+        }
+    }
+    Ok(())
 }
 
 /// The limits that a configuration asks for.
@@ -319,7 +347,9 @@ fn is_below_root() -> bool {
 fn environment(command: &Command, account: &Account) -> Vec<(String, String)> {
     let own = [("HOME", &account.home), ("USER", &account.name), ("LOGNAME", &account.name), ("SHELL", &account.shell)];
     let fixed = ENVIRONMENT.iter().map(|(k, v)| (k.to_string(), v.to_string()));
-    let own = own.into_iter().map(|(k, v)| (k.to_owned(), v.clone()));
+    let runtime =
+        command.runtime_directory.then(|| ("XDG_RUNTIME_DIR".to_owned(), format!("/run/user/{}", account.uid)));
+    let own = own.into_iter().map(|(k, v)| (k.to_owned(), v.clone())).chain(runtime);
     let mut all: Vec<(String, String)> = Vec::new();
     for (key, value) in fixed.chain(own).chain(command.environment.iter().cloned()) {
         all.retain(|(k, _)| *k != key);

@@ -32,6 +32,11 @@ pub struct Spec {
     pub root: Root,
     /// Directories of the host that the image itself needs, read-only.
     pub binds: Vec<Bind>,
+    /// Directories of the host that are shown as they are once `/run` and `/tmp` are there, read-only: files in them
+    /// belong to whom they belong to outside.
+    pub shown: Vec<Bind>,
+    /// A user that is to be there.
+    pub user: Option<String>,
     /// The ids that are the container's own; `None` for a privileged container.
     pub ids: Option<IdRange>,
     /// The container's cgroups.
@@ -247,6 +252,8 @@ pub enum StageStep {
     },
     /// Puts the console at `/dev/console`.
     Console,
+    /// Makes `/tmp` a mount of its own, so that no init mounts another over what is shown below it.
+    OwnTmp,
     /// Covers a path with nothing.
     Mask(&'static str),
     /// Makes a whole mount read-only.
@@ -292,6 +299,8 @@ pub enum GuestStep {
     HostName(String),
     /// Writes the host name into `/etc/hostname`, if the image has an `/etc`.
     HostNameFile(String),
+    /// Makes a user with a home and a group of their own, unless there is one of that name.
+    User(String),
     /// Sets the loopback interface up.
     Loopback,
     /// Writes into `/etc/resolv.conf` who answers for names, unless somebody else has.
@@ -562,6 +571,12 @@ fn tree(steps: &mut Vec<Step>, spec: &Spec, host: &Host) {
         push(StageStep::Attach(api));
     }
     push(StageStep::Console);
+    if spec.shown.iter().any(|bind| relative(&bind.target).starts_with("tmp")) {
+        push(StageStep::OwnTmp);
+    }
+    for bind in &spec.shown {
+        push(StageStep::Bind { bind: bind.clone(), id_mapped: false });
+    }
     // A nested container's proc needs one that shows all (mount_too_revealing in fs/namespace.c); what
     // is left bare then is still the host's by owner, and closed to the container's ids.
     if !spec.config.nesting {
@@ -611,6 +626,9 @@ fn confinement(steps: &mut Vec<Step>, spec: &Spec) -> Result<()> {
     let for_one_command = matches!(&spec.program, Program::Ours(ours) if !ours.command.is_empty());
     if !for_one_command {
         push(GuestStep::HostNameFile(host_name));
+    }
+    if let Some(user) = &spec.user {
+        push(GuestStep::User(user.clone()));
     }
     match spec.network {
         Network::Alone => push(GuestStep::Loopback),
@@ -802,6 +820,7 @@ impl fmt::Display for StageStep {
             StageStep::HostSys => f.write_str("showing the host's `/sys`, read-only"),
             StageStep::Dev { nodes, .. } => write!(f, "making `/dev` with {} nodes", nodes.len()),
             StageStep::Console => f.write_str("putting the console at `/dev/console`"),
+            StageStep::OwnTmp => f.write_str("making `/tmp` a mount of its own"),
             StageStep::Mask(path) => write!(f, "masking `/{path}`"),
             StageStep::ReadOnly(path) | StageStep::ReadOnlyMount(path) => write!(f, "making `/{path}` read-only"),
             StageStep::Writable(path) => write!(f, "leaving `/{path}` writable"),
@@ -836,6 +855,7 @@ impl fmt::Display for GuestStep {
             GuestStep::ShareMounts => f.write_str("sharing mounts among the container's namespaces"),
             GuestStep::HostName(name) => write!(f, "setting the host name to `{name}`"),
             GuestStep::HostNameFile(name) => write!(f, "writing `{name}` to `/etc/hostname`"),
+            GuestStep::User(name) => write!(f, "making the user `{name}`"),
             GuestStep::Loopback => f.write_str("setting the loopback interface up"),
             GuestStep::Resolver => f.write_str("naming the name servers in `/etc/resolv.conf`"),
             GuestStep::Keyring => f.write_str("joining a new session keyring"),

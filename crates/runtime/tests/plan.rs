@@ -31,6 +31,8 @@ fn spec(config: &str) -> Spec {
             in_memory: false,
         },
         binds: vec![Bind { source: "/usr".into(), target: "/usr".into() }],
+        shown: Vec::new(),
+        user: None,
         ids: (!config.privileged).then_some(IdRange { start: 1 << 30, count: 65536 }),
         group: Group { base: "lazaret/web".into(), scope: None },
         scratch: "/run/web/scratch".into(),
@@ -56,6 +58,19 @@ fn limits_and_a_label_on_a_workstation() {
     let config = "image = \"/images/debian\"\nmemory = \"1G\"\nswap = \"0\"\ncpus = 1.5\ncpu_weight = 50\npids = 100\n\
                   apparmor = \"mine\"\nno_new_privs = true\n[rlimits]\nnofile = \"1024:4096\"\n[time]\nboottime = \"1h\"\n";
     insta::assert_snapshot!(compile(config, &workstation()));
+}
+
+#[test]
+fn what_the_host_shows_of_a_session_is_there_before_the_user() {
+    let bind = |source: &str, target: &str| Bind { source: source.into(), target: target.into() };
+    let shown = vec![bind("/session", "/run/lazaret"), bind("/session/x11", "/tmp/.X11-unix")];
+    let plan = Plan::compile(&Spec { shown, user: Some("ann".into()), ..spec("") }, &hybrid()).unwrap().to_string();
+    let at = |words: &str| plan.find(words).unwrap_or_else(|| panic!("no step is {words}\n{plan}"));
+    assert!(at("attaching tmpfs at `/run`") < at("showing `/session` at `/run/lazaret`, read-only"));
+    assert!(at("making `/tmp` a mount of its own") < at("showing `/session/x11` at `/tmp/.X11-unix`, read-only"));
+    assert!(at("showing `/session/x11`") < at("leaving the host's root"));
+    assert!(at("entering the finished mount namespace") < at("making the user `ann`"));
+    assert!(at("making the user `ann`") < at("limiting capabilities"));
 }
 
 #[test]

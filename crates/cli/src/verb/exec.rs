@@ -42,6 +42,7 @@ pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
         user: matches.get_one::<String>("user").cloned(),
         cwd: matches.get_one::<String>("cwd").cloned(),
         environment: environment(matches)?,
+        ..Default::default()
     };
     let ended = stdio(|stdio| exec(store, &name, &command, stdio, variable))?;
     Ok(ExitCode::from(ended.status() as u8))

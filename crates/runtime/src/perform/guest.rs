@@ -21,6 +21,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use crate::account;
 use crate::confine::{self, Capabilities};
 use crate::host::Label;
+use crate::perform::newcomer;
 use crate::plan::{Api, GuestStep, OurInit, Program, Side, Step};
 use crate::spawn::HostSide;
 use crate::turn::{Fds, Line, Slot};
@@ -86,6 +87,7 @@ fn perform(step: &GuestStep, guest: &mut Guest<'_>) -> Result<()> {
         }
         GuestStep::HostName(name) => Ok(rustix::system::sethostname(name.as_bytes())?),
         GuestStep::HostNameFile(name) => host_name_file(name),
+        GuestStep::User(name) => newcomer::add(name),
         GuestStep::Loopback => Ok(net::loopback_up()?),
         GuestStep::Resolver => resolver_file(&guest.fds),
         GuestStep::Keyring => keyring(),

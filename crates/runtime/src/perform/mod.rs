@@ -2,5 +2,6 @@
 
 pub mod guest;
 pub mod host;
+mod newcomer;
 pub mod stage;
 pub mod target;

@@ -68,6 +68,11 @@ fn perform(step: &StageStep, stage: &mut Stage) -> Result<()> {
         StageStep::HostSys => host_sys(stage),
         StageStep::Dev { nodes, owner } => dev(stage, nodes, *owner),
         StageStep::Console => console(stage),
+        StageStep::OwnTmp => {
+            let target = target::open_or_make(stage.root()?, Path::new("tmp"), Kind::Directory, stage.owner)?;
+            let what = rustix::io::fcntl_dupfd_cloexec(&target, 3)?;
+            cover(what.as_fd(), target, 0, 0)
+        }
         StageStep::Mask(path) => mask(stage, Path::new(path)),
         StageStep::ReadOnlyMount(path) => {
             let target = target::open_plain(stage.root()?, Path::new(path), stage.owner)?;
