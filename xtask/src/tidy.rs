@@ -262,7 +262,20 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("lazaret-runtime", &["lazaret-base", "lazaret-config", "lazaret-sys"]),
     ("lazaret-net", &["lazaret-base", "lazaret-config", "lazaret-sys"]),
     ("lazaret-gate", &["lazaret-base", "lazaret-sys"]),
-    ("lazaret", &["lazaret-base", "lazaret-config", "lazaret-sys", "lazaret-image", "lazaret-net", "lazaret-runtime"]),
+    ("lazaret-desktop", &["lazaret-base"]),
+    (
+        "lazaret",
+        &[
+            "lazaret-base",
+            "lazaret-config",
+            "lazaret-sys",
+            "lazaret-image",
+            "lazaret-net",
+            "lazaret-runtime",
+            "lazaret-gate",
+            "lazaret-desktop",
+        ],
+    ),
     ("lazaret-cli", &["lazaret-base", "lazaret-config", "lazaret"]),
     ("xtask", &[]),
 ];

@@ -1,0 +1,169 @@
+//! The session: its variables, from the caller's environment or else from the person's processes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use lazaret_base::{Kind, Result, error, read_bounded};
+
+use crate::display::Display;
+use crate::person::Person;
+
+/// What is taken of an environment.
+const VARIABLES: &[&str] = &[
+    "DISPLAY",
+    "XAUTHORITY",
+    "WAYLAND_DISPLAY",
+    "LANG",
+    "LC_CTYPE",
+    "LC_NUMERIC",
+    "LC_TIME",
+    "LC_COLLATE",
+    "LC_MONETARY",
+    "LC_MESSAGES",
+    "LC_PAPER",
+    "LC_MEASUREMENT",
+    "LANGUAGE",
+    "TZ",
+    "XCURSOR_THEME",
+    "XCURSOR_SIZE",
+    "GTK_THEME",
+    "GDK_SCALE",
+    "GDK_DPI_SCALE",
+    "QT_STYLE_OVERRIDE",
+    "QT_SCALE_FACTOR",
+    "QT_AUTO_SCREEN_SCALE_FACTOR",
+];
+/// An environment that is longer is cut off (`ARG_MAX` is less).
+const LONGEST_ENVIRONMENT: usize = 4 << 20;
+
+/// A session of a person's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Whose.
+    pub person: Person,
+    variables: BTreeMap<String, String>,
+}
+
+impl Session {
+    /// The session that a command was typed in.
+    ///
+    /// What sudo has stripped is found with the person's own processes. The caller's words count before theirs.
+    pub fn find(person: Person, variable: impl Fn(&str) -> Option<String>) -> Session {
+        let given = VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), variable(name)?)));
+        let mut variables: BTreeMap<_, _> = given.filter(|(_, value)| !value.is_empty()).collect();
+        if !variables.contains_key("DISPLAY") && person.uid != 0 {
+            let found = most_common(environments(person.uid));
+            // Half of one session and half of another would fit nowhere.
+            variables.retain(|name, _| name != "XAUTHORITY");
+            for (name, value) in found {
+                variables.entry(name).or_insert(value);
+            }
+        }
+        Session { person, variables }
+    }
+
+    /// A variable of the session's.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str)
+    }
+
+    /// The X display.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Missing`] where the session has none, [`Kind::Invalid`] for one of another machine's.
+    pub fn display(&self) -> Result<Display> {
+        if let Some(display) = self.variable("DISPLAY") {
+            return Display::parse(display);
+        }
+        let missing = |what: String, hint: &str| Err(error(what).kind(Kind::Missing).hint(hint));
+        let name = &self.person.name;
+        match self.variable("WAYLAND_DISPLAY") {
+            Some(_) => missing(
+                format!("the session of `{name}` has a Wayland display, but no X display"),
+                "switch on Xwayland in its settings, or log in to a session on X",
+            ),
+            None => missing(
+                format!("`{name}` has no graphical session here: DISPLAY is not set, and no process of theirs has it"),
+                "type it in a terminal of the session, as `sudo -E lazaret app …`",
+            ),
+        }
+    }
+
+    /// Where the credentials for the display are.
+    pub fn authority(&self) -> Option<PathBuf> {
+        let set = self.variable("XAUTHORITY").map(PathBuf::from);
+        set.or_else(|| self.person.home.as_ref().map(|home| home.join(".Xauthority")))
+    }
+}
+
+/// The environments of a user's processes, as far as we want to know them. Processes in other mount namespaces are
+/// somebody's container or sandbox: what they say of displays is not meant for us.
+fn environments(uid: u32) -> Vec<BTreeMap<String, String>> {
+    let own = fs::read_link("/proc/self/ns/mnt").ok();
+    let of = |entry: fs::DirEntry| {
+        let path = entry.path();
+        let is_process = entry.file_name().to_str().is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit()));
+        let is_theirs = is_process && entry.metadata().is_ok_and(|status| status.uid() == uid);
+        if !is_theirs || fs::read_link(path.join("ns/mnt")).ok() != own {
+            return None;
+        }
+        let text = read_bounded(File::open(path.join("environ")).ok()?, LONGEST_ENVIRONMENT).ok()?;
+        let environment = parse(&text);
+        environment.contains_key("DISPLAY").then_some(environment)
+    };
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(of).collect()
+}
+
+fn parse(text: &[u8]) -> BTreeMap<String, String> {
+    let pairs = text.split(|byte| *byte == 0).filter_map(|pair| std::str::from_utf8(pair).ok()?.split_once('='));
+    let wanted = pairs.filter(|(name, value)| VARIABLES.contains(name) && !value.is_empty());
+    wanted.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// The environment whose display and credentials most others have, too. Of several that say so, the richest.
+fn most_common(all: Vec<BTreeMap<String, String>>) -> BTreeMap<String, String> {
+    let session = |one: &BTreeMap<String, String>| (one.get("DISPLAY").cloned(), one.get("XAUTHORITY").cloned());
+    let votes = |one: &BTreeMap<String, String>| all.iter().filter(|other| session(other) == session(one)).count();
+    all.iter().max_by_key(|one| (votes(one), one.len())).cloned().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ann() -> Person {
+        Person { name: "ann".into(), uid: u32::MAX - 7, gid: 1000, home: Some("/home/ann".into()) }
+    }
+
+    fn of(pairs: &'static [(&str, &str)]) -> Session {
+        Session::find(ann(), |name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn the_callers_words_are_the_session() {
+        let session = of(&[("DISPLAY", ":1"), ("LANG", "de_DE.UTF-8"), ("SECRET", "x")]);
+        assert_eq!(session.display().unwrap(), Display { number: 1 });
+        assert_eq!((session.variable("LANG"), session.variable("SECRET")), (Some("de_DE.UTF-8"), None));
+        assert_eq!(session.authority(), Some("/home/ann/.Xauthority".into()));
+    }
+
+    #[test]
+    fn who_has_no_session_is_told_what_is_missing() {
+        let e = of(&[]).display().unwrap_err();
+        assert_eq!(e.what(), Kind::Missing);
+        assert!(e.to_string().contains("DISPLAY") && e.advice().unwrap().contains("sudo -E"), "{e}");
+        let e = of(&[("WAYLAND_DISPLAY", "wayland-0")]).display().unwrap_err();
+        assert!(e.to_string().contains("Wayland"), "{e}");
+    }
+
+    #[test]
+    fn of_several_sessions_the_one_with_most_processes_counts() {
+        let one = |display: &str, more: &str| parse(format!("DISPLAY={display}\0{more}\0JUNK\0=\0X=1").as_bytes());
+        let chosen = most_common(vec![one(":5", "LANG=C"), one(":0", ""), one(":0", "TZ=UTC"), one(":0", "")]);
+        assert_eq!((chosen["DISPLAY"].as_str(), chosen["TZ"].as_str()), (":0", "UTC"));
+        assert!(most_common(Vec::new()).is_empty());
+    }
+}
