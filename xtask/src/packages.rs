@@ -38,6 +38,7 @@ const TABLE: &[(&str, &[For], &str)] = &[
     ("gpgv", &[Test], "says whether an archive of packages is who it claims to be"),
     ("xvfb", &[Test], "an X server without a screen, for the gate before it"),
     ("x11-apps", &[Test], "small X programs"),
+    ("x11-utils", &[Test], "xwininfo and xprop: what is on a screen"),
     ("xterm", &[Test], "an X program that is typed into"),
     ("xclip", &[Test], "copies and pastes"),
     ("xdotool", &[Test], "types and clicks, as a person would"),

@@ -36,11 +36,12 @@ fn main() -> ExitCode {
     done.unwrap_or_else(|e| report::failure(&e, name))
 }
 
-/// netd and what it needs are this program, too, called with words that are never typed.
+/// netd, what it needs, and gates are this program, too, called with words that are never typed.
 fn service() -> Option<i32> {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     match words.first()?.to_str()? {
         "responder" => Some(lazaret::network::responder()),
+        lazaret::gate::SERVICE => Some(lazaret::gate::serve()),
         lazaret::cache::SERVICE => Some(store(&words).map_or(1, |store| lazaret::cache::serve(&store))),
         "netd" => {
             let store = store(&words);

@@ -40,7 +40,7 @@ pub fn failure(e: &Error, verb: &str) -> ExitCode {
     if let Some(hint) = e.advice() {
         let _ = writeln!(stderr, "{} {hint}", paint("hint:", Colour::Yellow, terminal));
     }
-    let passes_status_on = matches!(verb, "exec" | "run" | "shell");
+    let passes_status_on = matches!(verb, "exec" | "run" | "shell" | "app");
     ExitCode::from(match e.what() {
         Kind::CommandNotFound if passes_status_on => 127,
         Kind::CommandNotExecutable if passes_status_on => 126,

@@ -82,22 +82,11 @@ pub fn exec(
     stdio: [BorrowedFd<'_>; 3],
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Ended> {
-    let running = running(store, name)?;
-    let payload = running.state.group.payload(&running.host.cgroups);
-    if cgroup::frozen(&payload) {
-        return Err(error(format!("`{name}` is frozen"))
-            .kind(Kind::Stopped)
-            .hint(format!("thaw it: lazaret unfreeze {name}")));
-    }
+    let running = awake(store, name)?;
     let with_terminal = relay::wants_terminal(stdio);
-    let mut environment: Vec<(String, String)> = Vec::new();
-    if with_terminal && let Some(term) = variable("TERM") {
-        environment.push(("TERM".into(), term));
-    }
-    let passed = start::passed(&running.config, variable);
-    environment.extend(start::environment(&store.record(name)?, passed, &running.config));
-    environment.extend(command.environment.iter().cloned());
-    let command = Command { environment, ..command.clone() };
+    let term = if with_terminal { variable("TERM") } else { None };
+    let command =
+        Command { environment: environment(store, name, &running, command, term, variable)?, ..command.clone() };
     let target = running.target(store, name)?;
     // From before there is a command: a signal is never ours to die of while the command lives on.
     let signals = relay::signals()?;
@@ -114,4 +103,48 @@ pub fn exec(
     let ends = Ends::of(stdio)?;
     let attached = attach::attach(&target, &command, attach::Stdio::Given(ends.for_command()), heard)?;
     ends.serve(attached.child.pidfd.as_fd(), signals, None)
+}
+
+/// Begins a command that nobody waits for: it reads nothing, and nobody hears it. It ends with the container, if not
+/// before.
+pub fn begin(store: &Store, name: &Name, command: &Command, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
+    let running = awake(store, name)?;
+    let environment = environment(store, name, &running, command, None, variable)?;
+    let command = Command { environment, detached: true, ..command.clone() };
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    let stdio = attach::Stdio::Given([null.as_fd(); 3]);
+    let attached = attach::attach(&running.target(store, name)?, &command, stdio, None)?;
+    match Ended::of(attached.child.pidfd.as_fd())?.status() {
+        0 => Ok(()),
+        _ => Err(error("no process could be made for it")),
+    }
+}
+
+/// A running container that is not frozen.
+fn awake(store: &Store, name: &Name) -> Result<Running> {
+    let running = running(store, name)?;
+    let payload = running.state.group.payload(&running.host.cgroups);
+    match cgroup::frozen(&payload) {
+        true => Err(error(format!("`{name}` is frozen"))
+            .kind(Kind::Stopped)
+            .hint(format!("thaw it: lazaret unfreeze {name}"))),
+        false => Ok(running),
+    }
+}
+
+/// A command's variables: of its terminal, of the image, of the caller as far as they are let in, of the configuration,
+/// and its own; the last of a name counts.
+fn environment(
+    store: &Store,
+    name: &Name,
+    running: &Running,
+    command: &Command,
+    term: Option<String>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<(String, String)>> {
+    let mut environment: Vec<(String, String)> = term.map(|term| ("TERM".into(), term)).into_iter().collect();
+    let passed = start::passed(&running.config, variable);
+    environment.extend(start::environment(&store.record(name)?, passed, &running.config));
+    environment.extend(command.environment.iter().cloned());
+    Ok(environment)
 }

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use lazaret_base::Result;
-use lazaret_config::{Config, Mode, Name, Network as Settings, live_changes};
+use lazaret_config::{Clipboard, Config, Desktop, Display, Mode, Name, Network as Settings, live_changes};
 use lazaret_runtime::cgroup::{self, Group, Hierarchies};
 use serde::Serialize;
 
+use crate::gate;
 use crate::network;
 use crate::share;
 use crate::store::{Ids, Phase, Record, RunState, Storage, Store};
@@ -259,6 +260,8 @@ pub struct Info {
     pub network: Option<network::Attachment>,
     /// Files of the host that it sees.
     pub shares: Vec<share::Line>,
+    /// Where its programs are shown, if some have been.
+    pub gate: Option<gate::Gate>,
     /// Holes in the wall that the user asked for.
     pub openings: Vec<String>,
     /// Its configuration as it is written.
@@ -297,6 +300,8 @@ pub fn info(store: &Store, name: &Name) -> Result<Info> {
         usage: run.as_ref().map(|run| usage(&run.group, &trees)),
         confinement: run.as_ref().and_then(|run| confinement(run.init)),
         network: run.as_ref().and_then(|run| connection(store, name, run)),
+        // It may be ending just now.
+        gate: run.as_ref().and_then(|_| gate::look(store, name).ok().flatten()),
         config,
         at_next_start,
         notes: run.map(|run| run.notes).unwrap_or_default(),
@@ -335,8 +340,23 @@ pub fn openings(config: &Config, record: &Record) -> Vec<String> {
     }
     openings.extend(share::lines(config).iter().map(ToString::to_string));
     openings.extend(network_openings(&config.network));
+    openings.extend(desktop_openings(&config.desktop));
     for bind in &record.image.binds {
         openings.push(format!("sees the host's `{}`, read-only", bind.source.display()));
+    }
+    openings
+}
+
+/// What it may do to a session.
+fn desktop_openings(desktop: &Desktop) -> Vec<String> {
+    let mut openings = Vec::new();
+    match desktop.display {
+        Display::None => return openings,
+        Display::Isolated => {}
+        Display::Trusted => openings.push("trusted with the display: it sees and steers the whole session".into()),
+    }
+    if desktop.clipboard == Clipboard::Both {
+        openings.push("reads the clipboard: all that is copied outside".into());
     }
     openings
 }

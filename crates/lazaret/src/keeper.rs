@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lazaret_base::{Context, Error, Lock, Result, error};
-use lazaret_config::{Document, Name};
+use lazaret_config::{Display, Document, Name};
 use lazaret_runtime::cgroup;
 use lazaret_runtime::confine::Capabilities;
 use lazaret_runtime::host::Host;
@@ -30,7 +30,7 @@ use crate::recover::clear_group;
 use crate::relay::Beside;
 use crate::start::{Answer, Request, answer, group_of, read_request, spec};
 use crate::store::{Alive, Phase, Record, RunState, Store};
-use crate::{cache, create, label, process, stop};
+use crate::{cache, create, gate, label, process, stop};
 
 /// The life of a keeper that is our program started anew: told on its standard input what to keep, it answers there.
 /// The exit status is for nobody.
@@ -237,11 +237,14 @@ impl Keeper {
             }
         }
         crate::share::check(&self.store, &self.name, &config.shares)?;
+        let owner = self.record.ids.map_or(0, |ids| ids.start);
+        if config.desktop.display != Display::None {
+            self.store.make_session(&self.name, owner)?;
+        }
         let group = self.state.group.clone();
         let spec = spec(&self.store, &self.name, config, &self.record, group, ours, self.environment.clone());
         let plan = Plan::compile(&spec, &self.host)?;
         self.record_confinement(&plan)?;
-        let owner = self.record.ids.map_or(0, |ids| ids.start);
         // Should we be killed, the sides of the start may outlive us by a moment: not as if they were us.
         let network = Connection::new(&self.store, &self.name, self.document.config(), self.record.ephemeral)?;
         let netd = network.shared_line();
@@ -387,6 +390,7 @@ impl Keeper {
     pub(crate) fn give_back(&mut self) -> Result<()> {
         // netd is at it meanwhile.
         let network = self.network.take().map(Connection::begin_end);
+        gate::end(&self.store, &self.name);
         let cleared = clear_group(&self.state.group, &self.host.cgroups);
         network.into_iter().for_each(Ending::finish);
         if self.record.ephemeral {

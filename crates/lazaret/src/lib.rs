@@ -3,6 +3,7 @@
 //! There is no daemon. Each function here is a short act of whoever calls it; what must live as long as a
 //! container is its [`keeper`].
 
+pub mod app;
 pub mod build;
 pub mod cache;
 pub mod console;
@@ -14,6 +15,7 @@ pub mod doctor;
 pub mod event;
 pub mod exec;
 pub mod file;
+pub mod gate;
 mod ids;
 pub mod image;
 pub mod info;
@@ -37,4 +39,5 @@ pub use lazaret_image::{Network, Progress, Stage};
 pub use store::{Ids, Image, Label, LayerId, Phase, Record, RunState, Snapshot, Storage, Store, Why, Workshop};
 
 pub use lazaret_config as config;
+pub use lazaret_desktop as desktop;
 pub use lazaret_runtime as runtime;

@@ -7,7 +7,7 @@ use lazaret_runtime::cgroup::{self, Limit};
 use crate::exec::running;
 use crate::recover::recover_locked;
 use crate::store::Store;
-use crate::{cache, network, share};
+use crate::{cache, gate, network, share};
 
 /// What became of a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,6 +93,9 @@ fn apply(store: &Store, name: &Name, document: &Document) -> Result<Changed> {
         let _ = write_all(&before);
         let _ = network::change(store, name, &running, &in_force.network);
     })?;
+    if in_force.desktop.clipboard != now.desktop.clipboard {
+        gate::change(store, name, now.desktop.clipboard)?;
+    }
     store.write_running_config(name, &now)?;
     cache::follow(store, name, &in_force, &now)?;
     Ok(Changed { live, at_next_start, notes })

@@ -66,6 +66,7 @@ pub(crate) fn recover_locked(store: &Store, name: &Name) -> Result<()> {
         let _ = store.write_run_state(name, &state);
         clear_group(&state.group, &Hierarchies::probe()?)?;
     }
+    crate::gate::end(store, name);
     let stopped = || event::tell(store, name, What::Stopped, Some("its keeper was gone".into()));
     if store.exists(name) && store.record(name)?.ephemeral {
         stopped();

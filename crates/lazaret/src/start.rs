@@ -170,6 +170,8 @@ pub(crate) fn spec(
         name: name.clone(),
         root: store.root_of(name, record, config.volatile),
         binds: record.image.plan_binds(),
+        shown: crate::app::shown(store, name, &config, record),
+        user: crate::app::user(&config),
         ids: record.ids.map(Into::into),
         group,
         scratch: store.scratch(name),

@@ -12,6 +12,8 @@
 //! STATE/tmp/               what is being made or removed
 //! STATE/network/           netd's: the addresses of the bridge, and each container's
 //! RUN/containers/NAME/     alive (locked by the keeper) state.json control scratch/ running.toml filter sharing.json
+//!                          gate gate.json (the gate's socket, and what it shows where) session/ (what the container
+//!                          sees of a session: x11/X0)
 //! RUN/locks/NAME           one command at a time
 //! RUN/netd/                netd's: its socket, and what it has made
 //! RUN/cache/               the socket of the package cache
@@ -47,6 +49,8 @@ pub struct Store {
 /// The version of the files that are written now. A higher one on disk is refused, not guessed at.
 const FORMAT: u32 = 1;
 const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
+/// Where a container finds what it is shown of a session.
+pub(crate) const DOOR: &str = "/run/lazaret";
 /// No file of ours is longer.
 const LONGEST_FILE: usize = 1 << 20;
 
@@ -765,6 +769,45 @@ impl Store {
     /// The directory of the keeper's socket: an address by way of a descriptor has no length limit.
     pub(crate) fn control_dir(&self, name: &Name) -> Result<OwnedFd> {
         open_dir(&self.run_dir(name))
+    }
+
+    // --- the session ---
+
+    /// Keeper: makes the directories in which sockets of a session appear, seen by the container from its start on.
+    pub(crate) fn make_session(&self, name: &Name, owner: u32) -> Result<()> {
+        let session = self.session(name);
+        for (dir, mode) in [(session.clone(), 0o755), (session.join("x11"), 0o1777)] {
+            make_private(&dir)?;
+            let making = || format!("making `{}`", dir.display());
+            // As every system has them: an init inside that sees to it finds nothing to do.
+            std::os::unix::fs::chown(&dir, Some(owner), Some(owner)).with_context(making)?;
+            fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).with_context(making)?;
+        }
+        Ok(())
+    }
+
+    /// What a container sees of a session.
+    pub(crate) fn session(&self, name: &Name) -> PathBuf {
+        self.run_dir(name).join("session")
+    }
+
+    /// The directory of the socket on which programs find their X server.
+    pub(crate) fn session_x11(&self, name: &Name) -> Result<OwnedFd> {
+        open_dir(&self.session(name).join("x11"))
+    }
+
+    /// What the gate shows, and where.
+    pub(crate) fn gate_record(&self, name: &Name) -> Result<Option<crate::gate::Shown>> {
+        match read_json(&self.run_dir(name).join("gate.json")) {
+            Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Notes it.
+    pub(crate) fn write_gate_record(&self, name: &Name, shown: &crate::gate::Shown) -> Result<()> {
+        let bytes = serde_json::to_vec(shown).map_err(|e| error(e.to_string()))?;
+        write_renamed(&self.run_dir(name), "gate.json", &bytes)
     }
 
     /// Removes everything of run time. Out of sight first: a new keeper may begin at once.

@@ -65,6 +65,8 @@ pub struct Command {
     pub environment: Vec<(String, String)>,
     /// Whether it finds a directory of its user's own for sockets, `XDG_RUNTIME_DIR`.
     pub runtime_directory: bool,
+    /// Whether it is nobody's child but the container's own: then [`Attached::child`] ends at once.
+    pub detached: bool,
 }
 
 /// What the command's standard input, output and error are.
@@ -103,6 +105,9 @@ pub fn attach(
     let child = match clone_into(&target.payload)? {
         Cloned::Child => {
             drop(ours);
+            if command.detached {
+                leave_parent();
+            }
             let Err(e) = become_command(target, command, &stdio, &theirs);
             // Without anybody to tell, the status says it.
             let status = if e.what() == Kind::CommandNotFound { 127 } else { 126 };
@@ -171,6 +176,17 @@ fn clone_into(payload: &Path) -> Result<Cloned> {
         }
         Err(Errno::NOMEM) => Err(error("its init is ending").kind(Kind::Stopped)),
         other => Ok(other.context("making a process in the container's cgroup")?),
+    }
+}
+
+/// Goes on in a child of this process, which has ended then: the orphan of a process inside is the container's init's
+/// (find_new_reaper in kernel/exit.c). One of a process outside would be the host's, and the container could not end
+/// before that has taken note of its end.
+fn leave_parent() {
+    match clone(0, None) {
+        Ok(Cloned::Child) => {}
+        Ok(Cloned::Parent(_)) => exit_now(0),
+        Err(_) => exit_now(126),
     }
 }
 

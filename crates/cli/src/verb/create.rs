@@ -7,7 +7,9 @@ use lazaret::create::{Create, create};
 use lazaret_base::Result;
 use serde::Serialize;
 
-use super::{document, have_image, image_argument, json_flag, network_arguments, set_argument, size_of_image};
+use super::{
+    desktop_argument, document, have_image, image_argument, json_flag, network_arguments, set_argument, size_of_image,
+};
 use crate::report::json;
 use crate::session::{Session, name};
 
@@ -17,6 +19,7 @@ pub fn command(command: Command) -> Command {
         .args([
             clap::Arg::new("name").value_name("NAME").required(true).help("What to call it: letters, digits, dots, dashes"),
             image_argument(),
+            desktop_argument(),
             set_argument(),
             json_flag(),
         ])
@@ -29,6 +32,7 @@ Examples:
   lazaret create web --image alpine                    the newest release
   lazaret create web --image debian-13.tar.zst
   lazaret create web --image /srv/rootfs               a directory, used in place, read-only
+  lazaret create ff --image debian/trixie --desktop    for programs on your screen: lazaret app ff firefox-esr
   lazaret create web --network none                    with nothing but its own loopback
   lazaret create web --set network.publish=127.0.0.1:8080:80
   lazaret create web --set memory=1G --set cpus=1.5 --set env.LANG=de_DE.UTF-8",

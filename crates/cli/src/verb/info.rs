@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Command};
 use lazaret::info::{Info, State, info};
 use lazaret_base::Result;
+use lazaret_config::{Clipboard, Display};
 
 use super::{json_flag, name_argument};
 use crate::report::{Colour, json, paint, print, size};
@@ -78,6 +79,9 @@ fn render(info: &Info, terminal: bool) -> String {
     for (label, words) in network_lines(info) {
         line(label, &words);
     }
+    for (label, words) in desktop_lines(info, terminal) {
+        line(label, &words);
+    }
     if info.openings.is_empty() {
         line("openings", "none");
     }
@@ -91,6 +95,33 @@ fn render(info: &Info, terminal: bool) -> String {
     }
     info.notes.iter().for_each(|note| line("note", note));
     text.replace("\n:             ", "\n              ")
+}
+
+/// The display, by what mechanism, and the clipboard.
+fn desktop_lines(info: &Info, terminal: bool) -> Vec<(&'static str, String)> {
+    let desktop = &info.config.desktop;
+    let level = match desktop.display {
+        Display::None => return Vec::new(),
+        Display::Isolated => "isolated".to_owned(),
+        Display::Trusted => paint("trusted", Colour::Red, terminal),
+    };
+    let mechanism = match (&info.gate, desktop.display) {
+        (None, _) => "no program is on a screen".to_owned(),
+        (Some(gate), level) => {
+            let how = if level == Display::Trusted { "a trusted cookie" } else { "filtered, with an untrusted cookie" };
+            let there = if gate.server { "" } else { " (gone)" };
+            let shown = &gate.shown;
+            let programs = if gate.connections == 1 { "1 connection".into() } else { format!("{} connections", gate.connections) };
+            format!("display {}{there} of {} by the X11 gate, {how}; {programs}", shown.display, shown.person)
+        }
+    };
+    let clipboard = match desktop.clipboard {
+        Clipboard::Off => "closed both ways".to_owned(),
+        Clipboard::Out => format!("out; in by `lazaret paste {}`", info.name),
+        Clipboard::Both => paint("both ways", Colour::Red, terminal),
+    };
+    let user = desktop.user.as_ref().map_or_else(|| "root".to_owned(), ToString::to_string);
+    vec![("display", format!("{level}; {mechanism}")), ("clipboard", clipboard), ("desktop user", user)]
 }
 
 /// Addresses, names, policy and traffic.

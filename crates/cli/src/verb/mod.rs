@@ -37,6 +37,8 @@ verbs! {
     unfreeze "unfreeze",
     exec "exec",
     shell "shell",
+    app "app",
+    paste "paste",
     console "console",
     logs "logs",
     list "list",
@@ -147,6 +149,7 @@ fn document(matches: &ArgMatches) -> Result<lazaret_config::Document> {
     let sets = sets.iter().map(|pair| key_and_value(pair, "--set memory=1G"));
     let mut pairs = image.into_iter().chain(sets).collect::<Result<Vec<_>>>()?;
     add_network(matches, &mut pairs)?;
+    add_desktop(matches, &mut pairs)?;
     let pairs = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     lazaret_config::Document::create("--set", pairs)
 }
@@ -186,6 +189,38 @@ fn add_network(matches: &ArgMatches, pairs: &mut Vec<(String, String)>) -> Resul
         pairs.push(("network.host_mode_confirmed".into(), "true".into()));
     }
     Ok(())
+}
+
+/// `--desktop`.
+fn desktop_argument() -> Arg {
+    Arg::new("desktop")
+        .long("desktop")
+        .action(ArgAction::SetTrue)
+        .help("Let its programs draw on your screen (`lazaret app`), as a user of your name with a home of its own")
+}
+
+/// What `--desktop` says is said before what `--set` says.
+fn add_desktop(matches: &ArgMatches, pairs: &mut Vec<(String, String)>) -> Result<()> {
+    if !matches.try_get_one::<bool>("desktop").is_ok_and(|flag| flag.is_some_and(|flag| *flag)) {
+        return Ok(());
+    }
+    let person = caller()?;
+    for (key, value) in [("desktop.display", "isolated"), ("desktop.user", person.name_inside())] {
+        if !pairs.iter().any(|(set, _)| set == key) {
+            pairs.push((key.into(), value.into()));
+        }
+    }
+    Ok(())
+}
+
+/// Who typed the command.
+fn caller() -> Result<lazaret::desktop::Person> {
+    lazaret::desktop::Person::caller(rustix::process::geteuid().as_raw(), crate::session::variable)
+}
+
+/// The graphical session that the command was typed in.
+fn desktop_session() -> Result<lazaret::desktop::Session> {
+    Ok(lazaret::desktop::Session::find(caller()?, crate::session::variable))
 }
 
 /// Asks a person who is there.

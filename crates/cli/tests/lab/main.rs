@@ -7,6 +7,7 @@ mod harness;
 
 mod config;
 mod console;
+mod desktop;
 mod exec;
 mod host_image;
 mod images;

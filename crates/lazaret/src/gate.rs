@@ -1,0 +1,386 @@
+//! The gate of a container, as commands and the keeper see it: begun when an application needs it, and called on a
+//! socket that nobody in the container can reach.
+//!
+//! The gate's life hangs on the keeper's: it holds a pidfd of it. Killed, it takes the connections of applications
+//! along and nothing else; the next application has another one begun.
+
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lazaret_base::{Context, Kind, Result, error, read_bounded};
+use lazaret_config::{Clipboard, Name};
+use lazaret_desktop::Session;
+use lazaret_gate::x11::{self, Cookie, Ends, Identity, Server, Settings, authority};
+use lazaret_sys::process::{Cloned, clone, close_from, exit_now, set_command_line, with_file_ids};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, renameat, unlinkat};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recvmsg, sendmsg, socket_with,
+    socketpair,
+};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, umask};
+use serde::{Deserialize, Serialize};
+
+use crate::exec::Running;
+use crate::process;
+use crate::store::Store;
+
+/// The word by which our own program becomes a gate.
+pub const SERVICE: &str = "gate";
+/// The display's number inside.
+pub(crate) const DISPLAY: u32 = 0;
+/// How long a gate may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// An answer that is longer is none.
+const LONGEST_ANSWER: usize = 4096;
+/// What a gate is told when it is made.
+const LONGEST_ORDER: usize = 16 * 1024;
+/// No file of credentials is longer.
+const LONGEST_AUTHORITY: usize = 1 << 20;
+/// Connections of one container at once. A server has 256 for everybody.
+const MOST_CONNECTIONS: usize = 128;
+/// An id that no user, no service and no container has (UIDS-GIDS.md of systemd: unused).
+const NOBODY_ELSE: u32 = 0x7000_0036;
+
+/// What a gate shows, and where: for commands to come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// The session's display.
+    pub display: String,
+    /// The socket of its server.
+    pub socket: PathBuf,
+    /// Whose session it is.
+    pub person: String,
+    /// Whom the gate runs as.
+    pub uid: u32,
+}
+
+/// What a gate is told.
+#[derive(Debug, Serialize, Deserialize)]
+struct Order {
+    name: String,
+    socket: PathBuf,
+    credential: String,
+    clipboard: String,
+    uid: u32,
+    gid: u32,
+}
+
+/// Sees to it that a container has a gate to this session, and that the gate has found the session's server. The caller
+/// holds the container's lock.
+///
+/// # Errors
+///
+/// Where the session has no display that can be used, or the container's programs are on another one.
+pub(crate) fn ensure(store: &Store, name: &Name, running: &Running, session: &Session) -> Result<()> {
+    let display = session.display()?;
+    if std::fs::symlink_metadata(display.socket()).is_err() {
+        return Err(error(format!("no X server is on display :{}", display.number))
+            .kind(Kind::NotFound)
+            .hint("DISPLAY may be of a session that has ended; type it in a terminal of the one you are in"));
+    }
+    let digits = credential(session, display.number)?.map(|cookie| hex(&cookie)).unwrap_or_default();
+    let person = &session.person;
+    let (uid, gid) = match person.uid {
+        // Root's session needs no process of root's: the credential is enough.
+        0 => (NOBODY_ELSE, NOBODY_ELSE),
+        uid => (uid, person.gid),
+    };
+    let number = display.number;
+    let shown = Shown { display: format!(":{number}"), socket: display.socket(), person: person.name.clone(), uid };
+    if let Some(mut line) = call(store, name)? {
+        if store.gate_record(name)?.as_ref() == Some(&shown) {
+            line.ask(&format!("credential {digits}"))?;
+            return line.ask("open").map(drop);
+        }
+        refuse_to_move(name, &mut line, store.gate_record(name)?)?;
+        line.stop();
+    }
+    let clipboard = running.config.desktop.clipboard.to_string();
+    let socket = shown.socket.clone();
+    let order = Order { name: name.to_string(), socket, credential: digits, clipboard, uid, gid };
+    store.write_gate_record(name, &shown)?;
+    begin(store, name, running, &order).context("beginning the gate to the X server")?;
+    let mut line = call(store, name)?.ok_or_else(|| error("the gate to the X server has ended at once"))?;
+    line.ask("open").map(drop)
+}
+
+/// Programs that are connected stay where they are.
+fn refuse_to_move(name: &Name, line: &mut Line, shown: Option<Shown>) -> Result<()> {
+    match line.ask("info")?.contains("connections=0") {
+        true => Ok(()),
+        false => {
+            let where_ = shown.map_or_else(
+                || "another display".into(),
+                |shown| format!("display {} of `{}`", shown.display, shown.person),
+            );
+            Err(error(format!("programs of `{name}` are on {where_}"))
+                .hint("end those first: a container is on one display at a time"))
+        }
+    }
+}
+
+/// Has the session's clipboard, as it is now, be what programs inside paste.
+///
+/// # Errors
+///
+/// [`Kind::Stopped`] where no program of the container is on a screen; what the gate says, if there is nothing.
+pub fn paste(store: &Store, name: &Name) -> Result<()> {
+    crate::exec::running(store, name)?;
+    let nobody = || {
+        error(format!("no program of `{name}` is on the screen"))
+            .kind(Kind::Stopped)
+            .hint(format!("begin one: lazaret app {name} PROGRAM"))
+    };
+    call(store, name)?.ok_or_else(nobody)?.ask("paste").map(drop)
+}
+
+/// Tells a gate, if there is one, what the clipboard does from now on.
+pub(crate) fn change(store: &Store, name: &Name, clipboard: Clipboard) -> Result<()> {
+    match call(store, name)? {
+        Some(mut line) => line.ask(&format!("clipboard {clipboard}")).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// A gate at work.
+#[derive(Clone, Debug, Serialize)]
+pub struct Gate {
+    /// What it shows where.
+    #[serde(flatten)]
+    pub shown: Shown,
+    /// Programs' connections.
+    pub connections: usize,
+    /// Whether the server is there.
+    pub server: bool,
+}
+
+/// Looks at a container's gate; `None` if it has none now.
+pub fn look(store: &Store, name: &Name) -> Result<Option<Gate>> {
+    let (Some(mut line), Some(shown)) = (call(store, name)?, store.gate_record(name)?) else { return Ok(None) };
+    let answer = line.ask("info")?;
+    let of =
+        |key: &str| answer.split(' ').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('=').map(str::to_owned));
+    Ok(Some(Gate {
+        shown,
+        connections: of("connections").and_then(|count| count.parse().ok()).unwrap_or(0),
+        server: of("server").is_some_and(|server| server == "there"),
+    }))
+}
+
+/// Ends a gate, if there is one, and waits until its cookie is revoked. Without a keeper it ends by itself.
+pub(crate) fn end(store: &Store, name: &Name) {
+    // Whom nobody can call has ended, or does so now.
+    if let Ok(Some(line)) = call(store, name) {
+        line.stop();
+    }
+}
+
+// --- calling it ---
+
+/// A connection to a gate.
+struct Line(UnixStream);
+
+impl Line {
+    /// Says one line and hears what comes back.
+    fn ask(&mut self, words: &str) -> Result<String> {
+        let asking = "asking the gate to the X server";
+        self.0.write_all(format!("{words}\n").as_bytes()).context(asking)?;
+        let mut answer = Vec::new();
+        let mut byte = [0];
+        while answer.last() != Some(&b'\n') && answer.len() < LONGEST_ANSWER {
+            match self.0.read(&mut byte).context(asking)? {
+                0 => return Err(error("the gate to the X server has ended").hint("try again: another one is begun")),
+                _ => answer.push(byte[0]),
+            }
+        }
+        let answer = String::from_utf8_lossy(&answer).trim_end().to_owned();
+        let Some(wrong) = answer.strip_prefix("error ") else { return Ok(answer) };
+        let (sentence, hint) = wrong.split_once('\t').map_or((wrong, None), |(what, hint)| (what, Some(hint)));
+        let e = error(sentence);
+        Err(match hint {
+            Some(hint) => e.hint(hint),
+            None => e,
+        })
+    }
+
+    /// Has it end, and waits until it has.
+    fn stop(mut self) {
+        // It may be ending already; one that does not is killed by nobody, but does no harm either.
+        let _ = self.0.write_all(b"stop\n").and_then(|()| self.0.read_to_end(&mut Vec::new()));
+    }
+}
+
+/// A connection to the gate, if one is there.
+fn call(store: &Store, name: &Name) -> Result<Option<Line>> {
+    let Ok(dir) = store.control_dir(name) else { return Ok(None) };
+    let socket = new_socket()?;
+    match connect(&socket, &address(dir.as_fd(), "gate")?) {
+        Ok(()) => {}
+        Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
+        Err(e) => return Err(e).context("calling the gate to the X server"),
+    }
+    let line = UnixStream::from(socket);
+    line.set_read_timeout(Some(PATIENCE))?;
+    line.set_write_timeout(Some(PATIENCE))?;
+    Ok(Some(Line(line)))
+}
+
+fn new_socket() -> Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+}
+
+/// By way of a descriptor it has no length limit.
+fn address(dir: BorrowedFd<'_>, name: &str) -> Result<SocketAddrUnix> {
+    Ok(SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?)
+}
+
+// --- beginning it ---
+
+/// Starts our own program anew as a gate.
+fn begin(store: &Store, name: &Name, running: &Running, order: &Order) -> Result<()> {
+    let life = keeper(store, name, running)?;
+    let calls = listen_at(store.control_dir(name)?.as_fd(), "gate", 0o600)?;
+    let programs = listen_at(store.session_x11(name)?.as_fd(), &format!("X{DISPLAY}"), 0o666)?;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let mut program = process::anew(process::OWN_PROGRAM, theirs);
+    program.arg(SERVICE).arg(name.as_str());
+    let mut begun = program.spawn()?;
+    // Or its end would go unheard.
+    drop(program);
+    let bytes = serde_json::to_vec(order).map_err(|e| error(e.to_string()))?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [programs.as_fd(), calls.as_fd(), life.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    sendmsg(&ours, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    // It leaves us as soon as it has heard, and closes the line when it serves.
+    begun.wait()?;
+    let mut wrong = vec![0; LONGEST_ANSWER];
+    let n = rustix::io::retry_on_intr(|| rustix::io::read(&ours, &mut wrong))?;
+    match n {
+        0 => Ok(()),
+        n => Err(error(String::from_utf8_lossy(&wrong[..n]).into_owned())),
+    }
+}
+
+/// The keeper, looked at closely enough to be sure that it is the one.
+fn keeper(store: &Store, name: &Name, running: &Running) -> Result<OwnedFd> {
+    let ended = || error(format!("`{name}` has ended meanwhile")).kind(Kind::Stopped);
+    let pid = Pid::from_raw(running.state.keeper).ok_or_else(ended)?;
+    let life = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| ended())?;
+    // Looked at after opening: while it keeps the container, the number is its own.
+    let same = store.run_state(name)?.is_some_and(|state| state.keeper == running.state.keeper);
+    if same && store.is_kept(name)? { Ok(life) } else { Err(ended()) }
+}
+
+/// Listens on a socket that takes the place of one before it. Its mode is right from the first moment.
+fn listen_at(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<OwnedFd> {
+    let listening = || format!("listening on `{name}`");
+    let new = format!(".{name}");
+    let _ = unlinkat(dir, &new, AtFlags::empty());
+    let socket = new_socket()?;
+    let before = umask(Mode::from_raw_mode(0o777 & !mode));
+    let bound = bind(&socket, &address(dir, &new)?);
+    umask(before);
+    bound.and_then(|()| listen(&socket, 128)).with_context(listening)?;
+    renameat(dir, &new, dir, name).with_context(listening)?;
+    Ok(socket)
+}
+
+/// The credential for a display, by the person's own file, read as the person: root would follow where they may not go.
+fn credential(session: &Session, display: u32) -> Result<Option<Cookie>> {
+    let Some(path) = session.authority() else { return Ok(None) };
+    let person = &session.person;
+    let reading = || format!("reading `{}` as `{}`", path.display(), person.name);
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = with_file_ids(person.uid, person.gid, || openat(CWD, &path, flags, Mode::empty()));
+    let file = match opened {
+        Ok(file) => file,
+        // The server may know the person by the user id.
+        Err(Errno::NOENT) => return Ok(None),
+        Err(e) => return Err(e).with_context(reading),
+    };
+    if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
+        return Err(error("not a regular file")).with_context(reading);
+    }
+    let bytes = read_bounded(File::from(file), LONGEST_AUTHORITY).with_context(reading)?;
+    let host = rustix::system::uname();
+    Ok(authority::cookie_for(&authority::parse(&bytes), host.nodename().to_bytes(), display))
+}
+
+fn hex(cookie: &Cookie) -> String {
+    cookie.0.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+// --- the process ---
+
+/// The life of a gate, as the process that [`begin`] makes: it hears on its standard input what to be. The exit status
+/// is for whoever begins it.
+pub fn serve() -> i32 {
+    if close_from(3, false).is_err() {
+        return 1;
+    }
+    let Ok(line) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 1 };
+    let served = hear(line.as_fd()).and_then(|(order, ends)| {
+        match clone(0, None).context("leaving the caller")? {
+            Cloned::Parent(_) => exit_now(0),
+            Cloned::Child => {}
+        }
+        become_gate(&order).map(|settings| (settings, ends))
+    });
+    match served {
+        Ok((settings, ends)) => {
+            drop(line);
+            i32::from(x11::serve(&ends, settings).is_err())
+        }
+        Err(e) => {
+            // The caller may have gone.
+            let _ = rustix::io::write(&line, e.to_string().as_bytes());
+            1
+        }
+    }
+}
+
+fn hear(line: BorrowedFd<'_>) -> Result<(Order, Ends)> {
+    let mut bytes = vec![0; LONGEST_ORDER];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(line, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let order = serde_json::from_slice(&bytes[..received.bytes]).map_err(|e| error(e.to_string()))?;
+    let mut fds = control.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
+        _ => Vec::new(),
+    });
+    match (fds.next(), fds.next(), fds.next()) {
+        (Some(programs), Some(calls), Some(life)) => Ok((order, Ends { programs, calls, life })),
+        _ => Err(error("a descriptor is missing")),
+    }
+}
+
+/// Gives up everything but what a gate needs.
+fn become_gate(order: &Order) -> Result<Settings> {
+    rustix::process::setsid()?;
+    // For process lists; where it can't be changed they show how it was called.
+    let _ = set_command_line(&["lazaret", SERVICE, &order.name]);
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    drop(null);
+    let confined = x11::confine(&order.socket, Some(Identity { uid: order.uid, gid: order.gid }))?;
+    Ok(Settings {
+        name: order.name.clone(),
+        server: Server { socket: confined.socket, credential: Cookie::parse(&order.credential) },
+        clipboard: match order.clipboard.as_str() {
+            "off" => x11::Clipboard::Off,
+            "both" => x11::Clipboard::Both,
+            _ => x11::Clipboard::Out,
+        },
+        connections: MOST_CONNECTIONS,
+    })
+}
