@@ -107,6 +107,10 @@ fn environment(app: &App<'_>, running: &Running, knows: impl Fn(&str) -> bool) -
     let mut all = vec![("DISPLAY".to_owned(), format!(":{}", gate::DISPLAY))];
     // There is no accessibility bus, which programs of GTK would wait for.
     all.push(("NO_AT_BRIDGE".into(), "1".into()));
+    if running.config.desktop.display == Display::Trusted {
+        // Ids of System V's shared memory mean other segments to the server, or none.
+        all.extend(["QT_X11_NO_MITSHM", "_X11_NO_MITSHM"].map(|name| (name.to_owned(), "1".to_owned())));
+    }
     all.extend(follow(app.session, knows));
     all.retain(|(key, _)| !running.config.env.contains_key(key));
     all.extend(app.environment.iter().cloned());

@@ -13,8 +13,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lazaret_base::{Context, Kind, Result, error, read_bounded};
-use lazaret_config::{Clipboard, Name};
+use lazaret_config::{Clipboard, Display, Name};
 use lazaret_desktop::Session;
+use lazaret_gate::x11::cookie::Trust;
 use lazaret_gate::x11::{self, Cookie, Ends, Identity, Server, Settings, authority};
 use lazaret_sys::process::{Cloned, clone, close_from, exit_now, set_command_line, with_file_ids};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, renameat, unlinkat};
@@ -59,6 +60,8 @@ pub struct Shown {
     pub person: String,
     /// Whom the gate runs as.
     pub uid: u32,
+    /// Whether the server trusts the programs behind it.
+    pub trusted: bool,
 }
 
 /// What a gate is told.
@@ -67,6 +70,7 @@ struct Order {
     name: String,
     socket: PathBuf,
     credential: String,
+    trusted: bool,
     clipboard: String,
     uid: u32,
     gid: u32,
@@ -93,7 +97,9 @@ pub(crate) fn ensure(store: &Store, name: &Name, running: &Running, session: &Se
         uid => (uid, person.gid),
     };
     let number = display.number;
-    let shown = Shown { display: format!(":{number}"), socket: display.socket(), person: person.name.clone(), uid };
+    let trusted = running.config.desktop.display == Display::Trusted;
+    let (socket, person) = (display.socket(), person.name.clone());
+    let shown = Shown { display: format!(":{number}"), socket, person, uid, trusted };
     if let Some(mut line) = call(store, name)? {
         if store.gate_record(name)?.as_ref() == Some(&shown) {
             line.ask(&format!("credential {digits}"))?;
@@ -104,7 +110,7 @@ pub(crate) fn ensure(store: &Store, name: &Name, running: &Running, session: &Se
     }
     let clipboard = running.config.desktop.clipboard.to_string();
     let socket = shown.socket.clone();
-    let order = Order { name: name.to_string(), socket, credential: digits, clipboard, uid, gid };
+    let order = Order { name: name.to_string(), socket, credential: digits, trusted, clipboard, uid, gid };
     store.write_gate_record(name, &shown)?;
     begin(store, name, running, &order).context("beginning the gate to the X server")?;
     let mut line = call(store, name)?.ok_or_else(|| error("the gate to the X server has ended at once"))?;
@@ -376,6 +382,7 @@ fn become_gate(order: &Order) -> Result<Settings> {
     Ok(Settings {
         name: order.name.clone(),
         server: Server { socket: confined.socket, credential: Cookie::parse(&order.credential) },
+        trust: if order.trusted { Trust::Trusted } else { Trust::Untrusted },
         clipboard: match order.clipboard.as_str() {
             "off" => x11::Clipboard::Off,
             "both" => x11::Clipboard::Both,

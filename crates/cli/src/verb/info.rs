@@ -105,10 +105,10 @@ fn desktop_lines(info: &Info, terminal: bool) -> Vec<(&'static str, String)> {
         Display::Isolated => "isolated".to_owned(),
         Display::Trusted => paint("trusted", Colour::Red, terminal),
     };
-    let mechanism = match (&info.gate, desktop.display) {
-        (None, _) => "no program is on a screen".to_owned(),
-        (Some(gate), level) => {
-            let how = if level == Display::Trusted { "a trusted cookie" } else { "filtered, with an untrusted cookie" };
+    let mechanism = match &info.gate {
+        None => "no program is on a screen".to_owned(),
+        Some(gate) => {
+            let how = if gate.shown.trusted { "with a trusted cookie" } else { "filtered, with an untrusted cookie" };
             let there = if gate.server { "" } else { " (gone)" };
             let shown = &gate.shown;
             let programs = if gate.connections == 1 { "1 connection".into() } else { format!("{} connections", gate.connections) };
@@ -116,6 +116,7 @@ fn desktop_lines(info: &Info, terminal: bool) -> Vec<(&'static str, String)> {
         }
     };
     let clipboard = match desktop.clipboard {
+        _ if desktop.display == Display::Trusted => paint("the session's own", Colour::Red, terminal),
         Clipboard::Off => "closed both ways".to_owned(),
         Clipboard::Out => format!("out; in by `lazaret paste {}`", info.name),
         Clipboard::Both => paint("both ways", Colour::Red, terminal),

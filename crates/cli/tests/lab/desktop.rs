@@ -463,6 +463,18 @@ fn trust_is_asked_for_twice() {
     world
         .refused(&["config", "trust1", "set", "desktop.display=trusted"], &["read what is typed", "trusted_confirmed"]);
     world.ok(&["config", "trust1", "set", "desktop.display=trusted", "desktop.trusted_confirmed=true"]);
+    let mut own = screen.own("xclock", &["-title", "seen"]).spawn().unwrap();
+    until("the person's program is there", || screen.windows().contains("\"seen\""));
+    let windows = screen.ok(&world, &["app", "trust1", "--", "xwininfo", "-root", "-tree"]);
+    assert!(windows.contains("\"seen\""), "{windows}");
     let said = world.ok(&["info", "trust1"]).stdout;
-    assert!(said.contains("trusted with the display"), "{said}");
+    assert!(said.contains("trusted with the display") && said.contains("with a trusted cookie"), "{said}");
+    // Back again, the server's trust ends with the run.
+    world.ok(&["config", "trust1", "unset", "desktop.display"]);
+    world.ok(&["config", "trust1", "set", "desktop.display=isolated"]);
+    world.ok(&["restart", "trust1"]);
+    let out = screen.lazaret(&world, &["app", "trust1", "--", "xwininfo", "-root", "-tree"]);
+    assert!(!out.stdout.contains("\"seen\""), "{out}");
+    own.kill().unwrap();
+    own.wait().unwrap();
 }

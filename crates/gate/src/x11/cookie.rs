@@ -55,7 +55,7 @@ pub(super) fn generate(link: &mut Link, trust: Trust) -> Result<Granted> {
     let generating = || "asking the X server for a cookie";
     let Some(major) = link.extension(EXTENSION).with_context(generating)? else {
         return Err(error("the X server lacks the SECURITY extension").kind(Kind::Missing))
-            .hint("use the level `nested`, or a Wayland session");
+            .hint("Xorg, Xvfb and Xephyr have it; Xwayland does not: log in to a session on X");
     };
     let mut words = vec![COOKIE_NAME.len() as u32, TIMEOUT_AND_TRUST];
     words.extend(COOKIE_NAME.chunks(4).map(|four| {

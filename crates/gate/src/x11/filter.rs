@@ -69,6 +69,7 @@ pub enum Notice {
 pub struct Filter {
     key: u64,
     cookie: Cookie,
+    trusted: bool,
     phase: Phase,
     order: Order,
     /// BIG-REQUESTS are on.
@@ -111,6 +112,8 @@ enum Phase {
     /// The server answers.
     Waiting,
     Running,
+    /// The server trusts it: nothing is looked at.
+    Trusted,
     /// The server does not want it. Its reasons are passed on.
     Refused,
 }
@@ -207,6 +210,7 @@ impl Filter {
         Filter {
             key,
             cookie,
+            trusted: false,
             phase: Phase::Hello,
             order: Order::Little,
             big: false,
@@ -230,10 +234,25 @@ impl Filter {
         }
     }
 
+    /// A connection of which nothing is changed but its credentials: the cookie is one that the server trusts.
+    pub fn trusted(key: u64, cookie: Cookie) -> Filter {
+        Filter { trusted: true, ..Filter::new(key, cookie) }
+    }
+
+    /// Whether the connection is one of [`Filter::trusted`].
+    pub fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
+    /// What comes after the introduction.
+    fn introduced(&self) -> Phase {
+        if self.trusted { Phase::Trusted } else { Phase::Waiting }
+    }
+
     /// Whether nothing more of the program's is taken until the server has said something.
     pub fn waits(&self) -> bool {
         match self.phase {
-            Phase::Hello | Phase::Credentials(_) => false,
+            Phase::Hello | Phase::Credentials(_) | Phase::Trusted => false,
             Phase::Waiting | Phase::Refused => true,
             Phase::Running => self.held.is_some() || self.pending.len() >= MOST_PENDING,
         }
@@ -258,10 +277,14 @@ impl Filter {
                 Phase::Hello => self.hello(left, flow)?,
                 Phase::Credentials(n) => {
                     let used = left.len().min(n);
-                    self.phase = if used == n { Phase::Waiting } else { Phase::Credentials(n - used) };
+                    self.phase = if used == n { self.introduced() } else { Phase::Credentials(n - used) };
                     used
                 }
                 Phase::Waiting | Phase::Refused => 0,
+                Phase::Trusted => {
+                    flow.to_server.extend(left);
+                    left.len()
+                }
                 Phase::Running => self.request(left, container, flow)?,
             };
             at += used;
@@ -289,7 +312,7 @@ impl Filter {
                 Phase::Hello | Phase::Credentials(_) if left.is_empty() => 0,
                 Phase::Hello | Phase::Credentials(_) => return Err(Broken("the server speaks out of turn")),
                 Phase::Waiting => self.welcome(left, container, flow)?,
-                Phase::Refused => {
+                Phase::Refused | Phase::Trusted => {
                     flow.to_client.extend(left);
                     left.len()
                 }
@@ -342,7 +365,7 @@ impl Filter {
             _ => return Err(Broken("no byte order")),
         };
         let skip = padded(self.order.u16(head, 6).into()) + padded(self.order.u16(head, 8).into());
-        self.phase = if skip == 0 { Phase::Waiting } else { Phase::Credentials(skip) };
+        self.phase = if skip == 0 { self.introduced() } else { Phase::Credentials(skip) };
         let mut ours = vec![head[0], 0];
         ours.extend(&head[2..6]);
         ours.extend(self.order.bytes16(COOKIE_NAME.len() as u16));

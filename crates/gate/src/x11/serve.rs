@@ -3,15 +3,17 @@
 //! What a connection can make us hold is bounded: nothing more is read from one side while the other has not taken
 //! what was read before. Nothing here waits for one connection; nothing that one does ends another.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lazaret_base::{Context, Kind, Result, error};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, IoSliceMut};
+use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendFlags, SocketFlags, accept_with, recv, recvmsg, send,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, accept_with, recv, recvmsg, send, sendmsg,
 };
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
@@ -34,6 +36,8 @@ const MUCH: usize = 16 << 10;
 const MOST_WAITING: usize = 256 << 10;
 /// How long a program may leave a request half sent while the person wants the pointer back.
 const GRACE: Duration = Duration::from_secs(1);
+/// Descriptors that come at once, or wait before more are taken, on a connection that the server trusts.
+const MOST_ALONG: usize = 16;
 /// The longest line that a caller says.
 const MOST_LINE: usize = 256;
 /// Callers at once. More are hung up on.
@@ -69,10 +73,22 @@ pub struct Settings {
     pub name: String,
     /// The session's display.
     pub server: Server,
+    /// Whether the server is asked to trust the programs. Then nothing is filtered, and there are no two clipboards.
+    pub trust: Trust,
     /// What its clipboard does.
     pub clipboard: Clipboard,
     /// Connections at once. A server has 256 for everybody.
     pub connections: usize,
+}
+
+impl Settings {
+    /// What the gate has to do with the clipboards.
+    fn policy(&self) -> Clipboard {
+        match self.trust {
+            Trust::Trusted => Clipboard::Off,
+            Trust::Untrusted => self.clipboard,
+        }
+    }
 }
 
 /// What a gate is held by.
@@ -130,6 +146,9 @@ struct Connection {
     /// To be written.
     to_client: Vec<u8>,
     to_server: Vec<u8>,
+    /// Descriptors that go along with them, on a connection that the server trusts.
+    fds_to_client: Vec<OwnedFd>,
+    fds_to_server: Vec<OwnedFd>,
     server_gone: bool,
     /// The pointer could not be taken away at once.
     release_by: Option<Instant>,
@@ -243,12 +262,12 @@ impl Gate {
         if self.session.is_some() {
             return Ok(());
         }
-        let Settings { name, server, clipboard, .. } = &self.settings;
+        let Settings { name, server, trust, .. } = &self.settings;
         let mut outer = Link::connect(&server.socket, server.credential.as_ref())?;
-        let granted = cookie::generate(&mut outer, Trust::Untrusted)?;
+        let granted = cookie::generate(&mut outer, *trust)?;
         let mut container = Container::new(name, outer.facts(name)?);
         let inner = Link::connect(&server.socket, Some(&granted.cookie))?;
-        let board = Board::new(*clipboard, outer, inner, &mut container);
+        let board = Board::new(self.settings.policy(), outer, inner, &mut container);
         self.session = Some(Session { board, container, granted });
         Ok(())
     }
@@ -288,7 +307,11 @@ impl Gate {
             }
             let Some(session) = &self.session else { continue };
             self.last_key += 1;
-            self.connections.push(Connection::new(self.last_key, client, session.granted.cookie));
+            let filter = match self.settings.trust {
+                Trust::Untrusted => Filter::new(self.last_key, session.granted.cookie),
+                Trust::Trusted => Filter::trusted(self.last_key, session.granted.cookie),
+            };
+            self.connections.push(Connection::new(self.last_key, client, filter));
         }
     }
 
@@ -395,6 +418,8 @@ impl Gate {
                 self.open()?;
                 done()
             }
+            // There is one clipboard, and the programs have it.
+            ("paste", "") if self.settings.trust == Trust::Trusted => done(),
             ("paste", "") => {
                 self.open()?;
                 let Some(session) = &mut self.session else { return Err(error("no X server")) };
@@ -413,6 +438,7 @@ impl Gate {
             ("clipboard", word) => {
                 let policy = Clipboard::parse(word).ok_or_else(|| error(format!("no policy `{word}`")))?;
                 self.settings.clipboard = policy;
+                let policy = self.settings.policy();
                 if let Some(session) = &mut self.session {
                     session.board.set_policy(policy, &session.container);
                     session.board.outer.flush().and(session.board.inner.flush())?;
@@ -475,16 +501,18 @@ struct Room<'a> {
 struct Over;
 
 impl Connection {
-    fn new(key: u64, client: OwnedFd, cookie: Cookie) -> Connection {
+    fn new(key: u64, client: OwnedFd, filter: Filter) -> Connection {
         Connection {
             key,
-            filter: Filter::new(key, cookie),
+            filter,
             client,
             server: None,
             from_client: Vec::new(),
             from_server: Vec::new(),
             to_client: Vec::new(),
             to_server: Vec::new(),
+            fds_to_client: Vec::new(),
+            fds_to_server: Vec::new(),
             server_gone: false,
             release_by: None,
         }
@@ -565,16 +593,14 @@ impl Connection {
         if self.filter.passing() >= MUCH && self.from_client.is_empty() && self.to_server.is_empty() {
             return self.pass(room);
         }
-        let mut iov = [IoSliceMut::new(room.chunk)];
-        // Without a buffer for them, descriptors that come along are closed by the kernel (unix(7)).
-        let mut no_descriptors = RecvAncillaryBuffer::default();
-        match recvmsg(&self.client, &mut iov, &mut no_descriptors, RecvFlags::DONTWAIT) {
-            Ok(message) if message.flags.contains(ReturnFlags::CTRUNC) || message.bytes == 0 => Err(Over),
-            Ok(message) => {
+        let along = self.filter.is_trusted().then_some(&mut self.fds_to_server);
+        match receive(self.client.as_fd(), room.chunk, along) {
+            Ok(0) => Err(Over),
+            Ok(n) => {
                 let chunk = std::mem::take(&mut room.chunk);
-                let used = self.use_client(&chunk[..message.bytes], container, room);
+                let used = self.use_client(&chunk[..n], container, room);
                 room.chunk = chunk;
-                used.map(|()| message.bytes == room.chunk.len())
+                used.map(|()| n == room.chunk.len())
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(false),
             Err(_) => Err(Over),
@@ -641,12 +667,13 @@ impl Connection {
 
     fn read_server(&mut self, container: &mut Container, room: &mut Room<'_>) -> Result<(), Over> {
         let Some(server) = &self.server else { return Ok(()) };
-        let bytes = match recv(server, &mut room.chunk[..], RecvFlags::DONTWAIT) {
-            Ok((0, _)) => {
+        let along = self.filter.is_trusted().then_some(&mut self.fds_to_client);
+        let bytes = match receive(server.as_fd(), room.chunk, along) {
+            Ok(0) => {
                 self.server_gone = true;
                 return Ok(());
             }
-            Ok((n, _)) => &room.chunk[..n],
+            Ok(n) => &room.chunk[..n],
             Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
             Err(_) => {
                 self.server_gone = true;
@@ -676,13 +703,15 @@ impl Connection {
                 Some(server) => server,
                 None => self.server.insert(client::open(socket).map_err(|_| Over)?),
             };
-            if write_some(server.as_fd(), &mut self.to_server).is_err() {
+            let sent = send_along(server.as_fd(), &mut self.to_server, &mut self.fds_to_server);
+            if sent.and_then(|()| write_some(server.as_fd(), &mut self.to_server)).is_err() {
                 self.server_gone = true;
             }
         }
         if self.server_gone {
             self.to_server.clear();
         }
+        send_along(self.client.as_fd(), &mut self.to_client, &mut self.fds_to_client).map_err(|_| Over)?;
         write_some(self.client.as_fd(), &mut self.to_client).map_err(|_| Over)?;
         if self.release_by.is_some() && self.filter_released() {
             self.release_by = None;
@@ -695,6 +724,50 @@ impl Connection {
         let mut notices = Vec::new();
         let mut flow = Flow { to_server: &mut self.to_server, to_client: &mut self.to_client, notices: &mut notices };
         self.filter.release(&mut flow)
+    }
+}
+
+/// Reads once. Descriptors go to `along`; where nobody takes them, who sends some is cut off.
+fn receive(from: BorrowedFd<'_>, chunk: &mut [u8], along: Option<&mut Vec<OwnedFd>>) -> Result<usize, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_ALONG))];
+    let mut control = match &along {
+        Some(waiting) if waiting.len() < MOST_ALONG => RecvAncillaryBuffer::new(&mut space),
+        // Without a buffer for them, descriptors that come along are closed by the kernel (unix(7)).
+        _ => RecvAncillaryBuffer::default(),
+    };
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let message = recvmsg(from, &mut [IoSliceMut::new(chunk)], &mut control, flags)?;
+    if message.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(Errno::PERM);
+    }
+    if let Some(along) = along {
+        along.extend(control.drain().flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
+            _ => Vec::new(),
+        }));
+    }
+    Ok(message.bytes)
+}
+
+/// Sends descriptors with the first of the bytes: not later than those that they came with.
+fn send_along(to: BorrowedFd<'_>, bytes: &mut Vec<u8>, along: &mut Vec<OwnedFd>) -> Result<(), Errno> {
+    if along.is_empty() || bytes.is_empty() {
+        return Ok(());
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2 * MOST_ALONG))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds: Vec<BorrowedFd<'_>> = along.iter().map(AsFd::as_fd).collect();
+    if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(Errno::PERM);
+    }
+    match sendmsg(to, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+        Ok(n) => {
+            bytes.drain(..n);
+            along.clear();
+            Ok(())
+        }
+        Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+        Err(e) => Err(e),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::Test;
-use crate::world::{Display, until};
+use crate::world::{Display, Gate, until};
 use crate::x::{STRING, WM_NAME, X};
 
 pub const TESTS: &[Test] = &[
@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("who_does_not_read_holds_up_nobody", who_does_not_read_holds_up_nobody),
     ("nonsense_ends_its_own_connection_only", nonsense_ends_its_own_connection_only),
     ("descriptors_are_not_passed", descriptors_are_not_passed),
+    ("trusted_programs_may_what_the_session_may", trusted_programs_may_what_the_session_may),
     ("there_is_an_end_to_connections", there_is_an_end_to_connections),
     ("long_requests_pass", long_requests_pass),
     ("a_server_that_starts_again_is_found", a_server_that_starts_again_is_found),
@@ -122,6 +123,40 @@ fn descriptors_are_not_passed() {
     let mut rest = Vec::new();
     assert!(x.raw().read_to_end(&mut rest).is_err() || rest.is_empty(), "the connection is closed");
     assert!(gate.descriptors() < before);
+}
+
+fn trusted_programs_may_what_the_session_may() {
+    let mut display = Display::start();
+    let mut gate = Gate::trusted(&display, "ff");
+    let window = display.admin.shown((0, 0, 100, 100));
+    display.admin.set_text(window, WM_NAME, STRING, b"the session's").unwrap();
+    let mut x = gate.connect();
+    assert_eq!(x.text(window, WM_NAME).unwrap(), b"the session's");
+    assert!(x.extension("XTEST").is_some());
+    let own = x.shown((0, 0, 10, 10));
+    x.set_text(own, WM_NAME, STRING, b"as it is").unwrap();
+    assert_eq!(display.admin.text(own, WM_NAME).unwrap(), b"as it is");
+    // A segment of shared memory travels as a descriptor (MIT-SHM 1.2, AttachFd), and another comes back (CreateSegment).
+    let shm = x.extension("MIT-SHM").unwrap();
+    let file = rustix::fs::memfd_create("picture", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&file, 4096).unwrap();
+    let mut attach = vec![shm, 6, 3, 0];
+    attach.extend(x.id().to_le_bytes());
+    attach.extend([0; 4]);
+    let fds = [file.as_fd()];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut buffer = SendAncillaryBuffer::new(&mut space);
+    assert!(buffer.push(SendAncillaryMessage::ScmRights(&fds)));
+    let before = gate.descriptors();
+    sendmsg(x.raw(), &[IoSlice::new(&attach)], &mut buffer, SendFlags::empty()).unwrap();
+    x.skip(1);
+    x.sync();
+    assert!(x.events(0).is_empty(), "it was attached");
+    until("the gate keeps none of it", || gate.descriptors() == before);
+    assert_eq!(gate.say("paste"), "ok");
+    // The cookie is the container's, and goes with it.
+    assert_eq!(gate.say("stop"), "");
+    until("the window is gone", || display.admin.ask(14, 0, &[own]).is_err());
 }
 
 fn there_is_an_end_to_connections() {

@@ -122,6 +122,20 @@ pub struct Gate {
 
 impl Gate {
     pub fn start(display: &Display, name: &str, clipboard: Clipboard) -> Gate {
+        let policy = match clipboard {
+            Clipboard::Off => "off",
+            Clipboard::Out => "out",
+            Clipboard::Both => "both",
+        };
+        Gate::begin(display, name, policy)
+    }
+
+    /// A gate of which the server trusts the programs.
+    pub fn trusted(display: &Display, name: &str) -> Gate {
+        Gate::begin(display, name, "trusted")
+    }
+
+    fn begin(display: &Display, name: &str, policy: &str) -> Gate {
         // Programs find their server by its number.
         let (number, listener) = (700..)
             .find_map(|number| {
@@ -130,11 +144,6 @@ impl Gate {
             })
             .unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let policy = match clipboard {
-            Clipboard::Off => "off",
-            Clipboard::Out => "out",
-            Clipboard::Both => "both",
-        };
         let mut command = Command::new(std::env::current_exe().unwrap());
         let calls = format!("lazaret-gate-{}-{number}", std::process::id());
         command.args(["--gate", name, display.socket.to_str().unwrap(), policy, &calls]);
@@ -162,6 +171,7 @@ impl Gate {
         let settings = Settings {
             name: name.clone(),
             server: Server { socket: confinement.socket, credential: Some(ADMIN) },
+            trust: if policy == "trusted" { Trust::Trusted } else { Trust::Untrusted },
             clipboard: match policy.as_str() {
                 "both" => Clipboard::Both,
                 "off" => Clipboard::Off,
