@@ -39,6 +39,8 @@ const TABLE: &[(&str, &[For], &str)] = &[
     ("xvfb", &[Test], "an X server without a screen, for the gate before it"),
     ("x11-apps", &[Test], "small X programs"),
     ("x11-utils", &[Test], "xwininfo and xprop: what is on a screen"),
+    ("pulseaudio", &[Test], "a sound server without a card, for the gate before it"),
+    ("pulseaudio-utils", &[Test], "plays, records, and tries what it should not"),
     ("xterm", &[Test], "an X program that is typed into"),
     ("xclip", &[Test], "copies and pastes"),
     ("xdotool", &[Test], "types and clicks, as a person would"),

@@ -367,9 +367,10 @@ deny = ["nas.local"]
     container.toml:3: mode = "host" gives the container the host's whole network, what listens on 127.0.0.1 included; if that is meant, set network.host_mode_confirmed = true too; host = true opens the host's services alone
     "#);
     config("[network]\nmode = \"host\"\nhost_mode_confirmed = true\n");
-    assert_snapshot!(said("[desktop]\ndisplay = \"trusted\"\n"), @r#"
-    container.toml:2: display = "trusted" lets every program inside see the whole screen, read what is typed, and type itself; if that is meant, set desktop.trusted_confirmed = true too; display = "isolated" shows programs without it
-    "#);
+    assert_snapshot!(
+        said("[desktop]\ndisplay = \"trusted\"\n"),
+        @r#"container.toml:2: display = "trusted" lets every program inside see the whole screen, read what is typed, and type itself; if that is meant, set desktop.trusted_confirmed = true too; display = "isolated" shows programs without it"#
+    );
 }
 
 #[test]

@@ -5,4 +5,5 @@
 
 mod calls;
 
+pub mod pulse;
 pub mod x11;

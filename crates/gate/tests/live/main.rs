@@ -1,9 +1,10 @@
-//! The X11 gate between real programs and a real server. What an attacker must not be able to do through the gate, it
+//! The gates between real programs and real servers. What an attacker must not be able to do through the gate, it
 //! is first seen to do without, where the server's own untrusted mode allows it: so the tests are known to be right.
 
 mod attacks;
 mod bounds;
 mod programs;
+mod sound;
 mod world;
 mod x;
 
@@ -17,8 +18,12 @@ fn main() -> ExitCode {
         world::Gate::become_one(&arguments[1..]);
         return ExitCode::SUCCESS;
     }
+    if arguments.first().is_some_and(|first| first == "--sound") {
+        sound::become_gate(&arguments[1..]);
+        return ExitCode::SUCCESS;
+    }
     let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
-    let all = [attacks::TESTS, bounds::TESTS, programs::TESTS].concat();
+    let all = [attacks::TESTS, bounds::TESTS, programs::TESTS, sound::TESTS].concat();
     if arguments.iter().any(|argument| argument == "--list") {
         for (name, _) in &all {
             println!("{name}: test");

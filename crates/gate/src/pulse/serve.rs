@@ -1,0 +1,208 @@
+//! The loop: one thread, one poll(2), one [`Filter`] for each connection.
+//!
+//! What a connection can make us hold is bounded: nothing more is read from one side while the other has not taken
+//! what was read before. Nothing here waits for one connection; nothing that one does ends another.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use lazaret_base::{Context, Result};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, IoSlice, IoSliceMut};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    SocketAddrUnix, SocketFlags, SocketType, UCred, accept_with, connect, recvmsg, send, sendmsg, socket_with,
+};
+use rustix::process::{getegid, geteuid, getpid};
+
+use super::filter::Filter;
+use crate::x11::Ends;
+
+/// What is read at once.
+const CHUNK: usize = 32 << 10;
+/// What may wait for a reader before nothing more is read from his other side.
+const MOST_WAITING: usize = 128 << 10;
+
+/// What a gate has to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The socket of the session's sound server.
+    pub server: PathBuf,
+    /// Connections at once.
+    pub connections: usize,
+}
+
+struct Connection {
+    filter: Filter,
+    client: OwnedFd,
+    server: OwnedFd,
+    /// Read and not yet used.
+    from_client: Vec<u8>,
+    from_server: Vec<u8>,
+    /// To be written.
+    to_client: Vec<u8>,
+    to_server: Vec<u8>,
+    /// The server has been told who we are.
+    known: bool,
+}
+
+/// The connection is over, for whatever reason.
+struct Over;
+
+/// Serves a container's connections to a sound server until its life ends, or somebody calls.
+///
+/// The server need not be there: it is looked for whenever a program connects, so one that starts again is found.
+///
+/// # Errors
+///
+/// Where the kernel refuses what the loop is built on. No program and no server can make it end.
+pub fn serve(ends: &Ends, settings: &Settings) -> Result<()> {
+    let flags = rustix::fs::fcntl_getfl(&ends.programs)?;
+    rustix::fs::fcntl_setfl(&ends.programs, flags | rustix::fs::OFlags::NONBLOCK)?;
+    let mut connections: Vec<Connection> = Vec::new();
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let mut fds = vec![
+            PollFd::new(&ends.programs, PollFlags::IN),
+            PollFd::new(&ends.life, PollFlags::IN),
+            PollFd::new(&ends.calls, PollFlags::IN),
+        ];
+        fds.extend(connections.iter().flat_map(Connection::watched));
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(e).context("waiting for events"),
+        }
+        let ready: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        drop(fds);
+        // The only thing to be told is to end; the caller hears it by the end of the line.
+        if !ready[1].is_empty() || !ready[2].is_empty() {
+            return Ok(());
+        }
+        let mut events = ready[3..].chunks_exact(2);
+        connections.retain_mut(|connection| match events.next() {
+            Some(ready) => connection.serve([ready[0], ready[1]], &mut chunk).is_ok(),
+            None => true,
+        });
+        if !ready[0].is_empty() {
+            accept(ends.programs.as_fd(), settings, &mut connections);
+        }
+    }
+}
+
+/// Takes a few at a time: those who are connected already want something, too.
+fn accept(programs: BorrowedFd<'_>, settings: &Settings, connections: &mut Vec<Connection>) {
+    for _ in 0..16 {
+        let Ok(client) = accept_with(programs, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return };
+        // Who is too many, or has no server, is hung up on.
+        if connections.len() < settings.connections
+            && let Ok(server) = open(&settings.server)
+        {
+            connections.push(Connection {
+                filter: Filter::new(),
+                client,
+                server,
+                from_client: Vec::new(),
+                from_server: Vec::new(),
+                to_client: Vec::new(),
+                to_server: Vec::new(),
+                known: false,
+            });
+        }
+    }
+}
+
+fn open(socket: &Path) -> Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let server = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&server, &SocketAddrUnix::new(socket)?)?;
+    Ok(server)
+}
+
+impl Connection {
+    /// What to wait for: always two.
+    fn watched(&self) -> [PollFd<'_>; 2] {
+        let reads_client = self.to_server.is_empty() && self.to_client.len() < MOST_WAITING && !self.filter.waits();
+        let reads_server = self.to_client.len() < MOST_WAITING;
+        let flags = |reads: bool, to: &[u8]| {
+            let reads = if reads { PollFlags::IN } else { PollFlags::empty() };
+            if to.is_empty() { reads } else { reads | PollFlags::OUT }
+        };
+        [
+            PollFd::new(&self.client, flags(reads_client, &self.to_client)),
+            PollFd::new(&self.server, flags(reads_server, &self.to_server)),
+        ]
+    }
+
+    fn serve(&mut self, [client, server]: [PollFlags; 2], chunk: &mut [u8]) -> std::result::Result<(), Over> {
+        let broken = PollFlags::ERR | PollFlags::NVAL;
+        for flags in [client, server] {
+            if flags.intersects(broken) || (flags.contains(PollFlags::HUP) && !flags.contains(PollFlags::IN)) {
+                return Err(Over);
+            }
+        }
+        if server.contains(PollFlags::IN) {
+            let n = receive(self.server.as_fd(), chunk)?;
+            self.from_server.extend(&chunk[..n]);
+            let used = self.filter.from_server(&self.from_server, &mut self.to_client).map_err(|_| Over)?;
+            self.from_server.drain(..used);
+        }
+        if client.contains(PollFlags::IN) {
+            let n = receive(self.client.as_fd(), chunk)?;
+            self.from_client.extend(&chunk[..n]);
+        }
+        let Connection { filter, from_client, to_server, to_client, .. } = self;
+        let used = filter.from_client(from_client, to_server, to_client).map_err(|_| Over)?;
+        from_client.drain(..used);
+        if !self.known && !self.to_server.is_empty() {
+            self.known = introduce(self.server.as_fd(), &mut self.to_server)?;
+        }
+        write_some(self.server.as_fd(), &mut self.to_server)?;
+        write_some(self.client.as_fd(), &mut self.to_client)
+    }
+}
+
+/// Sends the first bytes with our credentials, by which the server knows its own user (unix(7), SCM_CREDENTIALS). The
+/// kernel adds them by itself only for a server that has asked for them by then.
+fn introduce(to: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> std::result::Result<bool, Over> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let ours = UCred { pid: getpid(), uid: geteuid(), gid: getegid() };
+    if !control.push(SendAncillaryMessage::ScmCredentials(ours)) {
+        return Err(Over);
+    }
+    match sendmsg(to, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+        Ok(n) => {
+            bytes.drain(..n);
+            Ok(true)
+        }
+        Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+        Err(_) => Err(Over),
+    }
+}
+
+/// Reads once. Who sends a descriptor, or has gone, is let go.
+fn receive(from: BorrowedFd<'_>, chunk: &mut [u8]) -> std::result::Result<usize, Over> {
+    // Without a buffer for them, descriptors that come along are closed by the kernel (unix(7)). Credentials of the
+    // sender, which the libraries send unasked, are no descriptors and are not asked for.
+    let mut none = RecvAncillaryBuffer::default();
+    match recvmsg(from, &mut [IoSliceMut::new(chunk)], &mut none, RecvFlags::DONTWAIT) {
+        Ok(message) if message.bytes == 0 || message.flags.contains(ReturnFlags::CTRUNC) => Err(Over),
+        Ok(message) => Ok(message.bytes),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+        Err(_) => Err(Over),
+    }
+}
+
+/// Writes as much as is taken.
+fn write_some(to: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> std::result::Result<(), Over> {
+    while !bytes.is_empty() {
+        match send(to, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Ok(n) => drop(bytes.drain(..n)),
+            Err(Errno::AGAIN) => break,
+            Err(Errno::INTR) => {}
+            Err(_) => return Err(Over),
+        }
+    }
+    Ok(())
+}
