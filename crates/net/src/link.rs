@@ -109,6 +109,11 @@ fn set_up_inside(socket: &mut Socket, inside: &Inside, mac: Option<Mac>) -> Resu
     messages.extend(link_local.iter().chain(&inside.addresses).map(|address| message::add_address(index, *address)));
     messages.extend(inside.routes.iter().map(|route| message::add_route(index, route)));
     messages.extend(inside.neighbours.iter().map(|neighbour| message::add_neighbour(index, neighbour)));
+    if link_local.is_some() {
+        // What the container does with its link later is its own: set down and up, it is to have the address again,
+        // by which it hears routers.
+        messages.push(message::link_local_from_mac(index, &inside.name));
+    }
     socket.send(&messages).map(drop)
 }
 

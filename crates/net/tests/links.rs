@@ -67,6 +67,11 @@ fn what_is_inside_is_what_was_asked_for() {
     assert!(web.run("ip -4 route").contains("default via 10.90.0.1 dev eth0"));
     assert!(web.run("ip -6 route").contains("default via fe80::1 dev eth0"));
     assert!(web.run("ip neigh").contains("10.90.0.9 dev eth0 lladdr 02:00:00:00:00:09 PERMANENT"));
+    // Down and up, as who sets up the network inside anew does: the address by which routers are heard comes back.
+    web.run("ip link set eth0 down");
+    web.run("ip link set eth0 up");
+    let link_local = spec.mac.link_local().to_string();
+    assert!(web.run("ip -6 address show dev eth0 scope link").contains(&link_local), "no {link_local}");
     let shown = run(&format!("ip -d link show {}", spec.name));
     assert!(
         shown.contains("isolated on") && shown.contains("alias lazaret web") && shown.contains("mtu 1420"),

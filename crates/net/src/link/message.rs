@@ -176,12 +176,23 @@ pub fn up_index(index: u32, name: &str) -> Message {
 /// Keeps the kernel from making up link-local addresses. Success as well where there is no IPv6.
 pub fn no_link_local(index: u32, name: &str) -> Message {
     let doing = format!("turning automatic link-local addresses of `{name}` off");
-    let message = Message::new(NEWLINK, 0, &link_header(index, 0, 0), doing);
-    without_link_local(message).tolerating(&[Errno::AFNOSUPPORT, Errno::OPNOTSUPP, Errno::INVAL])
+    link_local_made(NO_LINK_LOCAL, Message::new(NEWLINK, 0, &link_header(index, 0, 0), doing))
 }
 
-fn without_link_local(message: Message) -> Message {
-    message.nest(ifla::AF_SPEC, |m| m.nest(u16::from(INET6), |m| m.u8(ifla::INET6_ADDR_GEN_MODE, NO_LINK_LOCAL)))
+/// Has the kernel make the link-local address that follows from the MAC, whenever the link comes up from now on
+/// (`IN6_ADDR_GEN_MODE_EUI64`). Success as well where there is no IPv6.
+pub fn link_local_from_mac(index: u32, name: &str) -> Message {
+    const FROM_MAC: u8 = 0;
+    let doing = format!("turning automatic link-local addresses of `{name}` on");
+    link_local_made(FROM_MAC, Message::new(NEWLINK, 0, &link_header(index, 0, 0), doing))
+}
+
+fn link_local_made(how: u8, message: Message) -> Message {
+    message.nest(ifla::AF_SPEC, |m| m.nest(u16::from(INET6), |m| m.u8(ifla::INET6_ADDR_GEN_MODE, how))).tolerating(&[
+        Errno::AFNOSUPPORT,
+        Errno::OPNOTSUPP,
+        Errno::INVAL,
+    ])
 }
 
 /// Makes a bridge.
@@ -283,6 +294,7 @@ pub fn guard_port(name: &str) -> Result<Message> {
 
 /// An interface on a parent, born in the container.
 pub struct Parented<'a> {
+    pub name: &'a str,
     pub parent: u32,
     pub parent_name: &'a str,
     pub kind: &'a str,
@@ -291,11 +303,17 @@ pub struct Parented<'a> {
     pub netns: BorrowedFd<'a>,
 }
 
-/// Makes an interface on a parent; `settings` are its driver's.
+/// Gives a link, down, another name.
+pub fn rename(index: u32, from: &str, to: &str) -> Result<Message> {
+    let doing = format!("calling the interface `{from}` `{to}`");
+    Ok(Message::new(NEWLINK, 0, &link_header(index, 0, 0), doing).text(ifla::IFNAME, valid(to)?))
+}
+
+/// Makes an interface on a parent, under a name for the moment; `settings` are its driver's.
 pub fn create_parented(parented: &Parented<'_>, settings: impl FnOnce(Message) -> Message) -> Result<Message> {
     let doing = format!("making a {} on `{}`", parented.kind, parented.parent_name);
     let message = Message::new(NEWLINK, CREATE | EXCLUSIVE, &link_header(ANY_LINK, 0, 0), doing)
-        .text(ifla::IFNAME, valid(&parented.inside.name)?)
+        .text(ifla::IFNAME, valid(parented.name)?)
         .u32(ifla::LINK, parented.parent)
         .u32(ifla::NET_NS_FD, parented.netns.as_raw_fd().cast_unsigned());
     let message = match parented.mac {

@@ -65,6 +65,10 @@ impl ParentedKind {
     }
 }
 
+/// What an interface is called until it is in its namespace. It is born there, but the kernel refuses a name that an
+/// interface has where the request comes from (`rtnl_newlink`, net/core/rtnetlink.c): a host may have an `eth0` itself.
+const NEWBORN: &str = "lz-newborn";
+
 /// Makes the container's interface right in its namespace; up and addressed when this returns. It goes
 /// away with the namespace. Nothing is left on failure.
 ///
@@ -80,6 +84,7 @@ pub fn attach_parented(host: &mut Socket, spec: &ParentedSpec, netns: BorrowedFd
         ParentedKind::Ipvlan => None,
     };
     let parented = Parented {
+        name: NEWBORN,
         parent: parent.index,
         parent_name: &spec.parent,
         kind: spec.kind.driver(),
@@ -90,6 +95,12 @@ pub fn attach_parented(host: &mut Socket, spec: &ParentedSpec, netns: BorrowedFd
     let creation = message::create_parented(&parented, |m| spec.kind.settings(m))?;
     host.ask(creation).map_err(|e| advise(e, spec))?;
     let done = Socket::route_in(netns).and_then(|mut inside| {
+        let index = super::index_of(&mut inside, NEWBORN)?;
+        let renamed = inside.ask(message::rename(index, NEWBORN, &spec.inside.name)?);
+        if renamed.is_err() {
+            abandon(&mut inside, &[message::delete_link(NEWBORN)?]);
+        }
+        renamed.map_err(|e| advise(e, spec))?;
         let done = set_up_inside(&mut inside, &spec.inside, mac)
             .and_then(|()| settle_inside(&mut inside, &spec.inside, netns));
         if done.is_err() {

@@ -47,6 +47,8 @@ fn macvlan(address: &str, mac: &str, mode: MacvlanMode) -> ParentedSpec {
 
 fn talk(mode: MacvlanMode) -> bool {
     let mut host = world::host();
+    // A host may have one itself.
+    run("ip link add eth0 type veth peer name far0");
     let lan = card();
     let [a, b] = ["192.168.7.10", "192.168.7.11"].map(|address| {
         let namespace = Namespace::new();
