@@ -968,3 +968,83 @@ fn the_host_may_ask_for_names_by_any_address_of_its_own() {
     // Nobody else does, though the host would route the question.
     check("the LAN", &net.lan, &matrix(&["10.90.0.1"], &[How::Tcp(53), How::Ping], false));
 }
+
+/// A host whose nft waits, while there is a file `hold` in its space, until somebody writes into `gate`; there is a
+/// file `held` then.
+fn with_nft_that_waits() -> Net {
+    Net::after(
+        "cp /usr/sbin/nft $SPACE/real; mkfifo $SPACE/gate
+         printf '#!/bin/sh\n[ ! -e %s/hold ] || { : >%s/held; read -r _ <%s/gate; }\nexec %s/real \"$@\"\n' \
+             $SPACE $SPACE $SPACE $SPACE >$SPACE/nft
+         chmod +x $SPACE/nft; mount --bind $SPACE/nft /usr/sbin/nft;",
+    )
+}
+
+impl Net {
+    fn hold_nft(&self) {
+        let _ = fs::remove_file(self.world.path("space/held"));
+        fs::write(self.world.path("space/hold"), "").unwrap();
+    }
+
+    /// Who waits goes on, and nobody waits any more.
+    fn release_nft(&self) {
+        fs::remove_file(self.world.path("space/hold")).unwrap();
+        fs::write(self.world.path("space/gate"), "go\n").unwrap();
+    }
+}
+
+#[test]
+fn nothing_passes_before_the_rules_know_a_container_and_all_holds_until_a_new_netd_has_its_own() {
+    let net = with_nft_that_waits();
+    let first = net.start("first", &["peers=web"]);
+    net.addresses("first").into_iter().for_each(|address| first.serve(address, PORT));
+    HOST.iter().for_each(|address| net.host.serve(ip(address), PORT));
+    let to_first = net.addresses("first").map(|address| address.to_string());
+    let to_first: Vec<&str> = to_first.iter().map(String::as_str).collect();
+    net.world.create("web", bare());
+    net.world.ok(&["config", "web", "set", "network.lan=true", "network.host=true", "network.peers=first"]);
+    // Asked now: netd says nothing while it waits.
+    let known = [net.world.host_pid().to_string(), net.world.init_pid("first").to_string()];
+    let netd = net.netd();
+    net.hold_nft();
+    let starting = net.world.spawn(&["start", "web"]);
+    let held = net.world.path("space/held");
+    net.until("the rules wait, and the link is there", || held.exists() && net.ports() == 2);
+    // Of the namespaces that netd holds, the one that is neither the host's nor the first container's.
+    let namespace = |path: &str| fs::read_link(path).ok().filter(|to| to.to_string_lossy().starts_with("net:["));
+    let known = known.map(|pid| namespace(&format!("/proc/{pid}/ns/net")));
+    let held_by_netd = entries(Path::new(&format!("/proc/{netd}/fd")));
+    let mut paths = held_by_netd.into_iter().map(|fd| format!("/proc/{netd}/fd/{fd}"));
+    let other = |path: &String| namespace(path).is_some_and(|one| !known.contains(&Some(one)));
+    let web = Namespace::at(&paths.find(other).expect("netd holds the new namespace"));
+    let everything = |expected: bool| {
+        [
+            matrix(&SERVER, ALL, expected),
+            matrix(&NAS, ALL, expected),
+            matrix(&HOST, ALL, expected),
+            matrix(&to_first, ALL, expected),
+        ]
+        .concat()
+    };
+    check("web, before the rules know it", &web, &everything(false));
+    net.release_nft();
+    let out = starting.wait();
+    assert_eq!(out.status, 0, "{out}");
+    let web = net.inside("web");
+    check("web", &web, &everything(true));
+    // One that begins anew waits before it has set its rules: those of the one before hold.
+    net.set("web", &["lan=false", "host=false"]);
+    let netd = net.netd();
+    net.hold_nft();
+    kill_process(Pid::from_raw(netd).unwrap(), Signal::KILL).unwrap();
+    net.until("another netd waits", || held.exists());
+    let cells =
+        [matrix(&SERVER, ALL, true), matrix(&to_first, ALL, true), matrix(&NAS, ALL, false), matrix(&HOST, ALL, false)]
+            .concat();
+    check("web, while netd begins anew", &web, &cells);
+    net.release_nft();
+    net.until("another netd has taken over", || {
+        net.world.lazaret(&["network", "show", "--json"]).json()["attached"] == 2
+    });
+    check("web, with another netd", &web, &cells);
+}

@@ -35,8 +35,12 @@ const WITHIN: Duration = Duration::from_millis(1200);
 impl Namespace {
     /// That of a process.
     pub fn of(pid: impl std::fmt::Display) -> Namespace {
-        let path = format!("/proc/{pid}/ns/net");
-        Namespace(File::open(&path).unwrap_or_else(|e| panic!("opening `{path}`: {e}")))
+        Namespace::at(&format!("/proc/{pid}/ns/net"))
+    }
+
+    /// The one that a file is.
+    pub fn at(path: &str) -> Namespace {
+        Namespace(File::open(path).unwrap_or_else(|e| panic!("opening `{path}`: {e}")))
     }
 
     /// Does something in it. What is opened there stays there.
