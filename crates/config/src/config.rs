@@ -11,6 +11,7 @@ use toml_edit::Value;
 use crate::capability::Capability;
 use crate::cpu::{CpuSet, Cpus};
 use crate::desktop::Desktop;
+use crate::device::Device;
 use crate::io::IoLimit;
 use crate::name::Hostname;
 use crate::network::Network;
@@ -92,6 +93,8 @@ pub struct Config {
     pub auto_snapshots: u32,
     /// Files of the host that it sees.
     pub shares: Vec<Share>,
+    /// Devices of the host that it may use.
+    pub devices: Vec<Device>,
     /// The user inside who has what belongs to the person outside; chosen by the image's users if `None`.
     pub person: Option<u32>,
     /// The connection to the network, and its policy.
@@ -135,6 +138,7 @@ impl Default for Config {
             volatile: false,
             auto_snapshots: 0,
             shares: Vec::new(),
+            devices: Vec::new(),
             person: None,
             network: Network::default(),
             desktop: Desktop::default(),

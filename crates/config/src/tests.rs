@@ -69,6 +69,7 @@ console_log = "64k"
 volatile = true
 auto_snapshots = 3
 shares = ["/home/me/in:/mnt/in:ro"]
+devices = ["camera", "/dev/ttyUSB0 ro"]
 person = 33
 
 [rlimits]
@@ -178,6 +179,7 @@ fn a_config_is_written_as_it_was_asked_for() {
     volatile = true
     auto_snapshots = 3
     shares = ["/home/me/in:/mnt/in:ro"]
+    devices = ["camera", "/dev/ttyUSB0 ro"]
     person = 33
 
     [rlimits]

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::gate;
 use crate::network;
-use crate::share;
 use crate::store::{Ids, Phase, Record, RunState, Storage, Store};
+use crate::{device, share};
 
 /// Whether and how a container runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -262,6 +262,8 @@ pub struct Info {
     pub shares: Vec<share::Line>,
     /// Where its programs are shown, if some have been.
     pub gate: Option<gate::Gate>,
+    /// Devices of the host that it may use.
+    pub devices: Vec<device::Line>,
     /// Holes in the wall that the user asked for.
     pub openings: Vec<String>,
     /// Its configuration as it is written.
@@ -287,6 +289,7 @@ pub fn info(store: &Store, name: &Name) -> Result<Info> {
         state,
         openings: openings(&config, &record),
         shares: share::lines(&config),
+        devices: device::lines(&config),
         image: record.image.name,
         rootfs: record.image.rootfs,
         storage: record.storage,
@@ -339,6 +342,7 @@ pub fn openings(config: &Config, record: &Record) -> Vec<String> {
         openings.push(format!("variables let in: {}", list(config.env_pass.clone())));
     }
     openings.extend(share::lines(config).iter().map(ToString::to_string));
+    openings.extend(device::lines(config).iter().map(ToString::to_string));
     openings.extend(network_openings(&config.network));
     openings.extend(desktop_openings(&config.desktop));
     for bind in &record.image.binds {

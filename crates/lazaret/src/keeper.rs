@@ -24,6 +24,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, waitid};
 
 use crate::console::{Client, Console, Log};
+use crate::device::{self, Given};
 use crate::event::{self, What};
 use crate::network::{Connection, Ending};
 use crate::recover::clear_group;
@@ -241,6 +242,7 @@ impl Keeper {
         if config.desktop.display != Display::None {
             self.store.make_session(&self.name, owner)?;
         }
+        crate::device::check(&self.name, &config.devices)?;
         let group = self.state.group.clone();
         let spec = spec(&self.store, &self.name, config, &self.record, group, ours, self.environment.clone());
         let plan = Plan::compile(&spec, &self.host)?;
@@ -253,6 +255,7 @@ impl Keeper {
         let private = private.chain(netd.as_deref().map(AsFd::as_fd)).collect();
         let connect = Some(&mut *network as &mut dyn spawn::Connect);
         let started = spawn::start(spawn::Start { plan: &plan, owner, stdio, private, network: connect, inject })?;
+        self.store.write_given_devices(&self.name, &Given { nodes: started.nodes.clone(), ..Given::default() })?;
         self.state.notes.extend(started.notes.iter().cloned());
         self.state.network = network.attached.clone();
         self.state.notes.extend(network.attached.iter().flat_map(|attached| attached.notes.clone()));
@@ -343,6 +346,10 @@ impl Keeper {
     fn attend(&mut self, started: &Started, clients: &mut Vec<Client>) -> Result<Ended> {
         let signals = signal::watch(&[Signal::TERM.as_raw(), Signal::INT.as_raw(), Signal::HUP.as_raw()])?;
         let log = Log::open(&self.store, &self.name, self.document.config().console_log.bytes());
+        // A kernel that tells nothing has no devices that come.
+        let uevents = device::listen().ok();
+        // What came while nobody listened.
+        let mut behind = uevents.is_some() && !device::follow(&self.store, &self.name);
         let mut console = Console::new(&started.console, log, std::mem::take(clients))?;
         loop {
             let mut fds = vec![
@@ -351,13 +358,20 @@ impl Keeper {
                 PollFd::new(&self.listener, PollFlags::IN),
             ];
             let mut fixed = fds.len();
+            let told_at = uevents.as_ref().map(|uevents| {
+                fds.push(PollFd::new(uevents, PollFlags::IN));
+                fixed += 1;
+                fixed - 1
+            });
+            let network_at = fixed;
             if let Some(line) = self.network.as_ref().and_then(Connection::line) {
                 fds.push(PollFd::from_borrowed_fd(line, PollFlags::IN));
                 fixed += 1;
             }
             console.watch(&mut fds);
             let due = self.network.as_ref().and_then(Connection::until_due);
-            match poll(&mut fds, sooner(console.held_up(), due).as_ref()) {
+            let again = behind.then_some(DEVICES_AGAIN);
+            match poll(&mut fds, sooner(sooner(console.held_up(), due), again).as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e).context("waiting for events"),
             }
@@ -367,7 +381,13 @@ impl Keeper {
             if !ready[2].is_empty() {
                 console.accept(self.listener.as_fd());
             }
-            if (fixed > 3 && !ready[3].is_empty()) || due.is_some() {
+            if let (Some(uevents), Some(at)) = (&uevents, told_at)
+                && !ready[at].is_empty()
+            {
+                behind |= device::heard(uevents.as_fd());
+            }
+            behind = behind && !device::follow(&self.store, &self.name);
+            if (fixed > network_at && !ready[network_at].is_empty()) || due.is_some() {
                 self.network.iter_mut().for_each(|network| network.mend(&self.store, started.init.pid));
             }
             if !ready[1].is_empty() && signal::next(signals.as_fd())?.is_some() {
@@ -429,6 +449,9 @@ impl Beside for Mending<'_> {
         }
     }
 }
+
+/// A command that is at work on the devices has done before long.
+const DEVICES_AGAIN: Duration = Duration::from_millis(50);
 
 /// The shorter of two times to wait.
 fn sooner(one: Option<Timespec>, other: Option<Duration>) -> Option<Timespec> {

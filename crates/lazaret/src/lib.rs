@@ -9,6 +9,7 @@ pub mod cache;
 pub mod console;
 pub mod copy;
 pub mod create;
+pub mod device;
 pub mod df;
 pub mod diff;
 pub mod doctor;

@@ -7,7 +7,7 @@ use lazaret_runtime::cgroup::{self, Limit};
 use crate::exec::running;
 use crate::recover::recover_locked;
 use crate::store::Store;
-use crate::{cache, gate, network, share};
+use crate::{cache, device, gate, network, share};
 
 /// What became of a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,9 +32,12 @@ pub fn edit(store: &Store, name: &Name, edit: impl FnOnce(&mut Document) -> Resu
     refuse_other_image(&before, document.config())?;
     let new = document.config().shares.iter().filter(|share| !before.shares.contains(share));
     share::check(store, name, &new.cloned().collect::<Vec<_>>())?;
+    let new = document.config().devices.iter().filter(|device| !before.devices.contains(device));
+    device::check(name, &new.cloned().collect::<Vec<_>>())?;
     let changed = apply(store, name, &document)?;
     store.write_document(name, &document)?;
     store.forget_change_of_shares(name);
+    device::settled(store, name)?;
     Ok(changed)
 }
 
@@ -47,9 +50,11 @@ pub fn replace(store: &Store, name: &Name, document: &Document) -> Result<Change
         refuse_other_image(before.config(), document.config())?;
     }
     share::check(store, name, &document.config().shares)?;
+    device::check(name, &document.config().devices)?;
     let changed = apply(store, name, document)?;
     store.write_document(name, document)?;
     store.forget_change_of_shares(name);
+    device::settled(store, name)?;
     Ok(changed)
 }
 
@@ -89,15 +94,27 @@ fn apply(store: &Store, name: &Name, document: &Document) -> Result<Changed> {
         return Err(e);
     }
     // Last of all that can fail, since it is the most to take back.
-    let notes = share::change(store, name, &running, &in_force.shares, &now.shares).inspect_err(|_| {
+    let mut notes = share::change(store, name, &running, &in_force.shares, &now.shares).inspect_err(|_| {
         let _ = write_all(&before);
         let _ = network::change(store, name, &running, &in_force.network);
     })?;
     if in_force.desktop.clipboard != now.desktop.clipboard {
         gate::change(store, name, now.desktop.clipboard)?;
     }
+    if in_force.devices != now.devices {
+        device::begin(store, name)?;
+    }
     store.write_running_config(name, &now)?;
     cache::follow(store, name, &in_force, &now)?;
+    // The keeper follows what is in force, so that is written before.
+    if in_force.devices != now.devices {
+        let given = device::give(store, name, &running, &now.devices).inspect_err(|_| {
+            let _ = store.write_running_config(name, &in_force);
+            let _ = device::give(store, name, &running, &in_force.devices);
+            let _ = device::settled(store, name);
+        });
+        notes.extend(given?);
+    }
     Ok(Changed { live, at_next_start, notes })
 }
 
@@ -131,6 +148,7 @@ fn take_over(now: &mut Config, wanted: &Config, key: &str) {
         "stop_timeout" => now.stop_timeout = wanted.stop_timeout,
         "stop_signal" => now.stop_signal = wanted.stop_signal,
         "auto_snapshots" => now.auto_snapshots = wanted.auto_snapshots,
+        "devices" => now.devices = wanted.devices,
         "shares" => now.shares = wanted.shares,
         "network.internet" => now.network.internet = wanted.network.internet,
         "network.lan" => now.network.lan = wanted.network.lan,

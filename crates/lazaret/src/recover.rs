@@ -55,7 +55,9 @@ pub(crate) fn recover_locked(store: &Store, name: &Name) -> Result<()> {
         return settle(store, name);
     }
     if store.is_kept(name)? {
-        crate::share::settle(store, name)?;
+        // What a container has put in the way keeps no command from its work.
+        let _ = crate::share::settle(store, name);
+        let _ = crate::device::settle(store, name);
         return thaw(store, name);
     }
     // With this in hand we are what the keeper would be: nobody else begins or ends here.

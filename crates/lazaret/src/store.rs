@@ -12,6 +12,7 @@
 //! STATE/tmp/               what is being made or removed
 //! STATE/network/           netd's: the addresses of the bridge, and each container's
 //! RUN/containers/NAME/     alive (locked by the keeper) state.json control scratch/ running.toml filter sharing.json
+//!                          devices.json
 //!                          gate gate.json (the gate's socket, and what it shows where) session/ (what the container
 //!                          sees of a session: x11/X0)
 //! RUN/locks/NAME           one command at a time
@@ -759,6 +760,30 @@ impl Store {
     pub(crate) fn forget_change_of_shares(&self, name: &Name) {
         // Mostly there is none.
         let _ = fs::remove_file(self.run_dir(name).join("sharing.json"));
+    }
+
+    /// One process at a time changes the devices of a running container.
+    pub(crate) fn lock_devices(&self, name: &Name) -> Result<Lock> {
+        Lock::wait(&self.run_dir(name).join("devices"))
+    }
+
+    /// The same, but `None` if somebody else does.
+    pub(crate) fn try_lock_devices(&self, name: &Name) -> Result<Option<Lock>> {
+        Lock::try_take(&self.run_dir(name).join("devices"))
+    }
+
+    /// The devices that a running container has.
+    pub(crate) fn given_devices(&self, name: &Name) -> Result<crate::device::Given> {
+        match read_json(&self.run_dir(name).join("devices.json")) {
+            Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => Ok(crate::device::Given::default()),
+            other => other,
+        }
+    }
+
+    /// Notes them.
+    pub(crate) fn write_given_devices(&self, name: &Name, given: &crate::device::Given) -> Result<()> {
+        let bytes = serde_json::to_vec(given).map_err(|e| error(e.to_string()))?;
+        write_renamed(&self.run_dir(name), "devices.json", &bytes)
     }
 
     /// An empty directory that the stage mounts over, in its own namespace.

@@ -8,6 +8,7 @@ pub mod attach;
 pub mod cgroup;
 pub mod confine;
 pub mod devices;
+pub mod hardware;
 pub mod host;
 pub mod idmap;
 pub mod init_image;

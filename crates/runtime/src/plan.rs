@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use lazaret_base::{Result, error};
-use lazaret_config::{Config, IdRange, Init, IoLimit, Name, Seccomp};
+use lazaret_config::{Config, Device, IdRange, Init, IoLimit, Name, Seccomp};
 use serde::Serialize;
 
 use crate::cgroup::{self, Group, Limit};
@@ -211,6 +211,18 @@ pub enum HostStep {
     BeginNetwork,
     /// Takes the finished mount namespace from the stage.
     TakeMounts,
+    /// Gives devices of the host, as many as are there.
+    Devices {
+        /// Which.
+        devices: Vec<Device>,
+        /// The payload group.
+        group: PathBuf,
+        /// What else is allowed.
+        #[serde(serialize_with = "in_words")]
+        rules: Vec<Rule>,
+        /// The host's ids of who has them inside.
+        owner: (u32, u32),
+    },
     /// Shows files of the host.
     Share(Shown),
     /// Waits until the container's network is there, if it is not yet.
@@ -598,6 +610,15 @@ fn tree(steps: &mut Vec<Step>, spec: &Spec, host: &Host) {
     }
     steps.push(Step::Host(HostStep::TakeMounts));
     // Not locked in their places like the rest of the tree, or they could not be taken away while it runs.
+    if !spec.config.devices.is_empty() {
+        let (uid, gid) = spec.person;
+        steps.push(Step::Host(HostStep::Devices {
+            devices: spec.config.devices.clone(),
+            group: spec.group.payload(&host.cgroups),
+            rules: confine::device_rules(spec.config.nesting),
+            owner: (owner(spec) + uid, owner(spec) + gid),
+        }));
+    }
     steps.extend(shares(spec).into_iter().map(|shown| Step::Host(HostStep::Share(shown))));
     if spec.network != Network::Alone {
         steps.push(Step::Host(HostStep::FinishNetwork));
@@ -783,6 +804,10 @@ impl fmt::Display for HostStep {
             }
             HostStep::BeginNetwork => f.write_str("asking for a network"),
             HostStep::TakeMounts => f.write_str("taking the finished mount namespace"),
+            HostStep::Devices { devices, .. } => {
+                let which: Vec<_> = devices.iter().map(|device| device.which.to_string()).collect();
+                write!(f, "giving the devices {}", which.join(", "))
+            }
             HostStep::Share(shown) => shown.fmt(f),
             HostStep::FinishNetwork => f.write_str("connecting the network"),
         }

@@ -229,7 +229,7 @@ fn prepare(source: &OwnedFd, share: &Share, user_ns: Option<BorrowedFd<'_>>) -> 
 }
 
 /// Runs `act` in a child that nobody inside can look into and that ends with its parent. Its error is the result.
-fn in_a_child(private: &[BorrowedFd<'_>], act: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(crate) fn in_a_child(private: &[BorrowedFd<'_>], act: impl FnOnce() -> Result<()>) -> Result<()> {
     let (ours, theirs) = Line::pair()?;
     let child = match clone(0, None).context("making a process that enters the container")? {
         Cloned::Child => {
@@ -423,6 +423,24 @@ pub fn detach(
         }
         Ok(())
     })
+}
+
+/// Whether a descriptor is of the root of a mount of this type and source, by the host's own proc.
+pub(crate) fn is_mount_of(proc: &OwnedFd, file: &OwnedFd, kind: &str, source: &str) -> Result<bool> {
+    let read = |path: &str| -> Result<String> {
+        let opened = openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(String::from_utf8_lossy(&read_bounded(std::fs::File::from(opened), LONGEST_TABLE)?).into_owned())
+    };
+    let described = read(&format!("self/fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(file)))?;
+    let Some(id) = described.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(str::trim) else {
+        return Ok(false);
+    };
+    let table = read("self/mountinfo")?;
+    let line = table.lines().find(|line| line.split(' ').next() == Some(id)).unwrap_or_default();
+    let Some((about, of)) = line.split_once(" - ") else { return Ok(false) };
+    let is_root = about.split(' ').nth(3) == Some("/");
+    let mut of = of.split(' ');
+    Ok(is_root && of.next() == Some(kind) && of.next() == Some(source))
 }
 
 fn take_off(gone: &[Gone], kept: &[PathBuf], proc: &OwnedFd) -> Result<()> {

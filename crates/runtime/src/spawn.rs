@@ -72,6 +72,8 @@ pub struct Started {
     pub outgrown: Vec<OwnedFd>,
     /// What could not be done as wished, one sentence each.
     pub notes: Vec<String>,
+    /// Nodes of the host's devices that it has.
+    pub nodes: Vec<crate::hardware::Node>,
 }
 
 /// What the host's steps work with; the other sides inherit a copy at their birth.
@@ -88,6 +90,8 @@ pub struct HostSide<'a> {
     pub(crate) private: Vec<BorrowedFd<'a>>,
     /// What the user should know.
     pub(crate) notes: Vec<String>,
+    /// Nodes of the host's devices that were made.
+    pub(crate) nodes: Vec<crate::hardware::Node>,
     pub(crate) network: Option<&'a mut dyn Connect>,
     guest_line: (Option<Line>, Option<Line>),
     stage: Option<(Child, Line)>,
@@ -110,6 +114,7 @@ pub fn start(start: Start<'_>) -> Result<Started> {
         stdio: start.stdio,
         private: start.private,
         notes: Vec::new(),
+        nodes: Vec::new(),
         // By a coercion: what is borrowed for longer is borrowed for this long, too.
         network: start.network.map(|connect| connect as &mut dyn Connect),
         guest_line: (Some(ours), Some(theirs)),
@@ -123,7 +128,8 @@ pub fn start(start: Start<'_>) -> Result<Started> {
         (Ok(()), Some(init)) => match side.fds.take(Slot::Console) {
             Some(console) => {
                 let outgrown = std::iter::from_fn(|| side.fds.take(Slot::Outgrown)).collect();
-                Ok(Started { init, console, outgrown, notes: std::mem::take(&mut side.notes) })
+                let (notes, nodes) = (std::mem::take(&mut side.notes), std::mem::take(&mut side.nodes));
+                Ok(Started { init, console, outgrown, notes, nodes })
             }
             None => {
                 end(&init);

@@ -78,7 +78,36 @@ pub fn bpf_detach(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<()>
     check(unsafe { bpf(BPF_PROG_DETACH, &attributes) }).map(drop)
 }
 
+/// The device filters that are attached to this very cgroup, as descriptors, in the order in which they were attached.
+pub fn bpf_attached(cgroup: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
+    // Somebody who attaches more than this is none of ours.
+    let mut ids = [0u32; 64];
+    let mut attributes = ProgramQuery {
+        target: cgroup.as_raw_fd() as u32,
+        attach_type: BPF_CGROUP_DEVICE,
+        query_flags: 0,
+        attach_flags: 0,
+        ids: ids.as_mut_ptr().expose_provenance() as u64,
+        count: ids.len() as u32,
+        padding: 0,
+    };
+    // SAFETY: the address is that of `ids`, which outlives the call and whose length goes with it; the kernel writes the
+    // number of ids into `attributes`, which is borrowed for writing.
+    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut attributes, size_of::<ProgramQuery>()) })?;
+    ids.iter().take(attributes.count as usize).map(|id| program_by_id(*id)).collect()
+}
+
+fn program_by_id(id: u32) -> Result<OwnedFd> {
+    let attributes = ProgramId { id, next: 0, flags: 0 };
+    // SAFETY: `attributes` holds no address.
+    let fd = check(unsafe { bpf(BPF_PROG_GET_FD_BY_ID, &attributes) })?;
+    // SAFETY: the kernel has just made this descriptor (close-on-exec, as all of bpf(2)), so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 // Numbers of linux/bpf.h.
+const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
+const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_ATTACH: libc::c_int = 8;
 const BPF_PROG_DETACH: libc::c_int = 9;
@@ -110,6 +139,26 @@ struct ProgramAttach {
     attach_type: u32,
     flags: u32,
     replaced: u32,
+}
+
+/// The beginning of `union bpf_attr` for BPF_PROG_QUERY.
+#[repr(C)]
+struct ProgramQuery {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    padding: u32,
+}
+
+/// The beginning of `union bpf_attr` for BPF_PROG_GET_FD_BY_ID.
+#[repr(C)]
+struct ProgramId {
+    id: u32,
+    next: u32,
+    flags: u32,
 }
 
 /// The bare call.

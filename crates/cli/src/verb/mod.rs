@@ -48,6 +48,7 @@ verbs! {
     config "config",
     share "share",
     unshare "unshare",
+    device "device",
     file "file",
     network "network",
     plan "plan",

@@ -19,6 +19,7 @@ mod escape;
 mod race;
 mod survive;
 
+mod device;
 mod file;
 mod share;
 mod storage;

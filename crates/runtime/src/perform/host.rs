@@ -14,7 +14,7 @@ use crate::idmap;
 use crate::plan::HostStep;
 use crate::spawn::{Connect, HostSide, sealed_file};
 use crate::turn::Slot;
-use crate::{cgroup, perform::guest, share};
+use crate::{cgroup, hardware, perform::guest, share};
 use lazaret_sys::bpf::{bpf_attach, bpf_prog_load_cgroup_device};
 use lazaret_sys::process::{Cloned, clone, namespace};
 
@@ -68,6 +68,16 @@ pub fn perform(step: &HostStep, side: &mut HostSide<'_>) -> Result<()> {
             let into = share::Into { user: side.fds.get(Slot::UserNs).ok(), mounts: side.fds.get(Slot::Mounts)? };
             let made = share::attach(shown, into, &side.private)?;
             side.notes.extend(made.notes(&shown.share));
+            Ok(())
+        }
+        HostStep::Devices { devices, group, rules, owner } => {
+            let nodes = hardware::wanted(devices, &hardware::candidates());
+            let place = hardware::Place { mounts: side.fds.get(Slot::Mounts)?, payload: group, rules, owner: *owner };
+            // No device stops a start.
+            match hardware::change(&[], &nodes, &place, &side.private) {
+                Ok(()) => side.nodes = nodes,
+                Err(e) => side.notes.push(format!("no device is given: {e}")),
+            }
             Ok(())
         }
         HostStep::FinishNetwork => {
