@@ -29,8 +29,8 @@ pub(crate) struct Given {
     pub unsure: bool,
 }
 
-/// Gives a device, at once if the container runs; one that was given already, as it is asked for now. Says what the user
-/// should know.
+/// Gives a device, at once if the container runs; one that was given already, as it is asked for now. Says what the
+/// user should know.
 pub fn add(store: &Store, name: &Name, device: &Device) -> Result<Vec<String>> {
     let changed = edit(store, name, |document| {
         let mut devices = document.config().devices.clone();
@@ -172,8 +172,8 @@ pub(crate) fn listen() -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Keeper: takes what was told. Whether a device node may have come or gone; who it is from makes no difference, since it
-/// only has us look.
+/// Keeper: takes what was told. Whether a device node may have come or gone; who it is from makes no difference, since
+/// it only has us look.
 pub(crate) fn heard(socket: BorrowedFd<'_>) -> bool {
     let (mut buffer, mut any) = ([0u8; 8192], false);
     loop {

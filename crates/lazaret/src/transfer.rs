@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lazaret_base::{Context, Error, Kind, Result, error};
-use lazaret_config::{Config, Document, Name};
+use lazaret_config::{Config, Device, Document, Name, Share};
 use lazaret_image::{
     Archive, Compression, Compressor, Label, Limits, Manner, Packed, Program, Progress, Stack, copy_tree,
     leading_files, unpack_changes, write_oci, write_unified,
@@ -245,6 +245,23 @@ fn compressed<'f>(
     Ok(packed)
 }
 
+/// Whoever wrote a file knows nothing of this host: what it asks of it is left out, and told.
+fn leave_host_alone(document: &mut Document, name: &Name) -> Result<Vec<String>> {
+    let config = document.config();
+    let share = |share: &Share| {
+        let (source, target) = (share.source.display(), share.target.display());
+        format!("the file asks for `{source}` of this host; if you want that: lazaret share {name} {source}:{target}")
+    };
+    let device = |device: &Device| {
+        let which = &device.which;
+        format!("the file asks for the device `{which}`; if you want that: lazaret device {name} {which}")
+    };
+    let notes = config.shares.iter().map(share).chain(config.devices.iter().map(device)).collect();
+    document.unset("shares")?;
+    document.unset("devices")?;
+    Ok(notes)
+}
+
 // --- a file that is whole or absent ---
 
 /// Writes a file without a name, which it gets when it is whole: killed in between, nothing is left.
@@ -319,6 +336,7 @@ pub fn import(store: &Store, file: &Path, name: &Name, progress: &mut dyn FnMut(
 fn import_locked(store: &Store, file: &Path, name: &Name, progress: &mut dyn FnMut(Progress)) -> Result<Imported> {
     let (description, mut document) = describe(file)?;
     let mut notes = openings(document.config());
+    notes.extend(leave_host_alone(&mut document, name)?);
     let shown = file.to_str().ok_or_else(|| error("the file's name is not text"))?;
     if description.content == Content::Rootfs {
         // What it is made from here: this file.

@@ -91,8 +91,8 @@ pub fn bpf_attached(cgroup: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
         count: ids.len() as u32,
         padding: 0,
     };
-    // SAFETY: the address is that of `ids`, which outlives the call and whose length goes with it; the kernel writes the
-    // number of ids into `attributes`, which is borrowed for writing.
+    // SAFETY: the address is that of `ids`, which outlives the call and whose length goes with it; the kernel writes
+    // the number of ids into `attributes`, which is borrowed for writing.
     check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut attributes, size_of::<ProgramQuery>()) })?;
     ids.iter().take(attributes.count as usize).map(|id| program_by_id(*id)).collect()
 }

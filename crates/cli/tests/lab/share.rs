@@ -230,6 +230,24 @@ fn what_opens_the_host_wide_is_meant_or_refused() {
 }
 
 #[test]
+fn a_file_from_elsewhere_opens_nothing_of_this_host() {
+    let world = World::new();
+    world.create("c", bare());
+    world.ok(&["share", "c", "/etc:/mnt/in", "--yes-really"]);
+    world.ok(&["device", "c", "camera"]);
+    let file = world.path("c.tar");
+    world.ok(&["export", "c", text(&file)]);
+    let out = world.ok(&["import", text(&file), "d"]);
+    assert!(
+        out.stderr.contains("lazaret share d /etc:/mnt/in") && out.stderr.contains("lazaret device d camera"),
+        "{out}"
+    );
+    assert_eq!(world.info("d")["openings"].as_array().unwrap().len(), 0);
+    world.ok(&["start", "d"]);
+    assert_eq!(world.exec_sh("d", "ls -d /mnt/in 2>/dev/null; true"), "");
+}
+
+#[test]
 fn links_outside_are_resolved_once_and_said() {
     let world = World::new();
     world.start_container("c", bare());
