@@ -17,6 +17,8 @@ pub struct Desktop {
     pub user: Option<UserName>,
     /// What passes between the clipboards.
     pub clipboard: Clipboard,
+    /// What programs do with the session's sound server.
+    pub sound: Sound,
     /// The user has said twice that `display = "trusted"` is meant.
     pub trusted_confirmed: bool,
 }
@@ -45,6 +47,17 @@ pub enum Clipboard {
     Both,
 }
 
+/// What programs do with the session's sound server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sound {
+    /// Nothing.
+    #[default]
+    Off,
+    /// They play. They record nothing, and change nobody else's sound.
+    Play,
+}
+
+pub(crate) const SOUND_WORDS: &[&str] = &["off", "play"];
 pub(crate) const DISPLAY_WORDS: &[&str] = &["none", "isolated", "trusted"];
 pub(crate) const CLIPBOARD_WORDS: &[&str] = &["off", "out", "both"];
 
@@ -98,6 +111,30 @@ impl fmt::Display for Clipboard {
             Clipboard::Off => "off",
             Clipboard::Out => "out",
             Clipboard::Both => "both",
+        })
+    }
+}
+
+impl FromStr for Sound {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Sound, Error> {
+        match text {
+            "off" => Ok(Sound::Off),
+            "play" => Ok(Sound::Play),
+            _ => {
+                let hint = did_you_mean(text, SOUND_WORDS.iter().copied(), || "write \"off\" or \"play\"".into());
+                Err(invalid(format!("unknown use of sound {}", quoted(text)), hint))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Sound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Sound::Off => "off",
+            Sound::Play => "play",
         })
     }
 }

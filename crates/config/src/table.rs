@@ -7,7 +7,7 @@ use toml_edit::{Array, InlineTable, Value};
 
 use crate::capability;
 use crate::config::{Config, Init};
-use crate::desktop::{CLIPBOARD_WORDS, DISPLAY_WORDS};
+use crate::desktop::{CLIPBOARD_WORDS, DISPLAY_WORDS, SOUND_WORDS};
 use crate::diagnostic::Fault;
 use crate::given::{Given, Read, whole};
 use crate::network::MODE_WORDS;
@@ -948,6 +948,19 @@ const TABLE: &[Key] = &[
         entries: None,
         read: |config, given| given.parsed().map(|value| config.desktop.clipboard = value),
         write: |config| one(config.desktop.clipboard.to_string()),
+    },
+    Key {
+        name: "desktop.sound",
+        shape: "\"off\" or \"play\"",
+        default: "\"off\"",
+        live: true,
+        doc: "Whether programs of the desktop play sound; none of them hears any. Taken away, it ends at once.",
+        example: "sound = \"play\"",
+        form: Form::Text,
+        words: SOUND_WORDS,
+        entries: None,
+        read: |config, given| given.parsed().map(|value| config.desktop.sound = value),
+        write: |config| one(config.desktop.sound.to_string()),
     },
     Key {
         name: "desktop.trusted_confirmed",

@@ -105,6 +105,7 @@ host_mode_confirmed = true
 display = "trusted"
 user = "ann"
 clipboard = "both"
+sound = "play"
 trusted_confirmed = true
 "#;
 
@@ -215,6 +216,7 @@ fn a_config_is_written_as_it_was_asked_for() {
     display = "trusted"
     user = "ann"
     clipboard = "both"
+    sound = "play"
     trusted_confirmed = true
     "#);
     assert_eq!(config(&config(FULL).to_toml()), config(FULL));

@@ -15,6 +15,8 @@ const VARIABLES: &[&str] = &[
     "DISPLAY",
     "XAUTHORITY",
     "WAYLAND_DISPLAY",
+    "XDG_RUNTIME_DIR",
+    "PULSE_SERVER",
     "LANG",
     "LC_CTYPE",
     "LC_NUMERIC",
@@ -99,6 +101,24 @@ impl Session {
     }
 }
 
+impl Session {
+    /// The socket of the sound server: where `PULSE_SERVER` says, or where PulseAudio and pipewire-pulse are found
+    /// without. `None` for one that is reached over a network.
+    pub fn sound(&self) -> Option<PathBuf> {
+        if let Some(server) = self.variable("PULSE_SERVER") {
+            // A machine's id in braces may stand before it (PulseAudio's client.conf).
+            let server = server.rsplit('}').next().unwrap_or_default();
+            let path = server.strip_prefix("unix:").unwrap_or(server);
+            return Some(PathBuf::from(path)).filter(|path| path.is_absolute());
+        }
+        let own = self.variable("XDG_RUNTIME_DIR").map(PathBuf::from);
+        // sudo keeps the person's variable sometimes, and sometimes has root's.
+        let own = own.filter(|dir| dir.ends_with(self.person.uid.to_string()) || !dir.starts_with("/run/user"));
+        let dir = own.unwrap_or_else(|| PathBuf::from(format!("/run/user/{}", self.person.uid)));
+        Some(dir.join("pulse/native")).filter(|path| path.is_absolute())
+    }
+}
+
 /// The environments of a user's processes, as far as we want to know them. Processes in other mount namespaces are
 /// somebody's container or sandbox: what they say of displays is not meant for us.
 fn environments(uid: u32) -> Vec<BTreeMap<String, String>> {
@@ -148,6 +168,17 @@ mod tests {
         assert_eq!(session.display().unwrap(), Display { number: 1 });
         assert_eq!((session.variable("LANG"), session.variable("SECRET")), (Some("de_DE.UTF-8"), None));
         assert_eq!(session.authority(), Some("/home/ann/.Xauthority".into()));
+    }
+
+    #[test]
+    fn a_sound_server_has_a_socket_of_this_machine() {
+        let socket = |pairs| of(pairs).sound().map(|path| path.display().to_string());
+        let usual = Some(format!("/run/user/{}/pulse/native", u32::MAX - 7));
+        assert_eq!(socket(&[]), usual);
+        assert_eq!(socket(&[("XDG_RUNTIME_DIR", "/run/user/0")]), usual, "that is root's");
+        assert_eq!(socket(&[("XDG_RUNTIME_DIR", "/x")]).as_deref(), Some("/x/pulse/native"));
+        assert_eq!(socket(&[("PULSE_SERVER", "{a1b2}unix:/y/native")]).as_deref(), Some("/y/native"));
+        assert_eq!(socket(&[("PULSE_SERVER", "tcp:host:4713")]), None);
     }
 
     #[test]

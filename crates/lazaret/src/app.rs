@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use lazaret_base::{Error, Kind, Result, error};
-use lazaret_config::{Config, Display, Name};
+use lazaret_config::{Config, Display, Name, Sound};
 use lazaret_desktop::{Session, follow, fonts};
 use lazaret_runtime::attach;
 use lazaret_runtime::plan::Bind;
@@ -65,7 +65,7 @@ pub fn app(
             Err(e) => return Err(e),
         }
     }
-    let running = {
+    let (running, plays) = {
         let _lock = store.lock(name)?;
         recover_locked(store, name)?;
         let running = running(store, name)?;
@@ -73,7 +73,13 @@ pub fn app(
             return Err(no_display(name, "restart"));
         }
         gate::ensure(store, name, &running, app.session)?;
-        running
+        // A program is shown without sound rather than not at all.
+        let plays = running.config.desktop.sound == Sound::Play
+            && gate::ensure_sound(store, name, &running, app.session).unwrap_or_else(|e| {
+                say(&format!("there is no sound: {e}"));
+                false
+            });
+        (running, plays)
     };
     let root = root_of(&running);
     let knows = |locale: &str| root.as_ref().is_ok_and(|root| has_locale(root.as_fd(), locale));
@@ -83,7 +89,7 @@ pub fn app(
     let command = attach::Command {
         words: app.words.clone(),
         user: running.config.desktop.user.as_ref().map(ToString::to_string),
-        environment: environment(app, &running, knows),
+        environment: environment(app, &running, plays, knows),
         runtime_directory: true,
         ..attach::Command::default()
     };
@@ -103,13 +109,16 @@ fn no_display(name: &Name, act: &str) -> Error {
 }
 
 /// Variables of a program of the desktop. What the configuration says counts before what follows from the session.
-fn environment(app: &App<'_>, running: &Running, knows: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+fn environment(app: &App<'_>, running: &Running, plays: bool, knows: impl Fn(&str) -> bool) -> Vec<(String, String)> {
     let mut all = vec![("DISPLAY".to_owned(), format!(":{}", gate::DISPLAY))];
     // There is no accessibility bus, which programs of GTK would wait for.
     all.push(("NO_AT_BRIDGE".into(), "1".into()));
     if running.config.desktop.display == Display::Trusted {
         // Ids of System V's shared memory mean other segments to the server, or none.
         all.extend(["QT_X11_NO_MITSHM", "_X11_NO_MITSHM"].map(|name| (name.to_owned(), "1".to_owned())));
+    }
+    if plays {
+        all.push(("PULSE_SERVER".into(), format!("unix:{DOOR}/pulse/native")));
     }
     all.extend(follow(app.session, knows));
     all.retain(|(key, _)| !running.config.env.contains_key(key));

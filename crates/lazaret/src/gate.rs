@@ -15,6 +15,7 @@ use std::time::Duration;
 use lazaret_base::{Context, Kind, Result, error, read_bounded};
 use lazaret_config::{Clipboard, Display, Name};
 use lazaret_desktop::Session;
+use lazaret_gate::pulse;
 use lazaret_gate::x11::cookie::Trust;
 use lazaret_gate::x11::{self, Cookie, Ends, Identity, Server, Settings, authority};
 use lazaret_sys::process::{Cloned, clone, close_from, exit_now, set_command_line, with_file_ids};
@@ -64,17 +65,38 @@ pub struct Shown {
     pub trusted: bool,
 }
 
+/// Where a gate for sound leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Heard {
+    /// The socket of the server.
+    socket: PathBuf,
+    /// Its directory, by device and number: a session that begins anew has another one of the same name.
+    directory: (u64, u64),
+    uid: u32,
+}
+
 /// What a gate is told.
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
     name: String,
     socket: PathBuf,
-    credential: String,
-    trusted: bool,
-    clipboard: String,
     uid: u32,
     gid: u32,
+    purpose: Purpose,
 }
+
+/// What a gate is for.
+#[derive(Debug, Serialize, Deserialize)]
+enum Purpose {
+    Screen { credential: String, trusted: bool, clipboard: String },
+    Sound,
+}
+
+/// The sockets on which gates are called.
+const SCREEN: &str = "gate";
+const SOUND: &str = "sound";
+/// The socket on which programs find their sound server, in its directory.
+const PULSE: &str = "native";
 
 /// Sees to it that a container has a gate to this session, and that the gate has found the session's server. The caller
 /// holds the container's lock.
@@ -110,11 +132,51 @@ pub(crate) fn ensure(store: &Store, name: &Name, running: &Running, session: &Se
     }
     let clipboard = running.config.desktop.clipboard.to_string();
     let socket = shown.socket.clone();
-    let order = Order { name: name.to_string(), socket, credential: digits, trusted, clipboard, uid, gid };
+    let purpose = Purpose::Screen { credential: digits, trusted, clipboard };
+    let order = Order { name: name.to_string(), socket, uid, gid, purpose };
     store.write_gate_record(name, &shown)?;
     begin(store, name, running, &order).context("beginning the gate to the X server")?;
     let mut line = call(store, name)?.ok_or_else(|| error("the gate to the X server has ended at once"))?;
     line.ask("open").map(drop)
+}
+
+/// Sees to it that a container has a gate to the session's sound server. False where there is no such server.
+///
+/// # Errors
+///
+/// Where a gate could not begin.
+pub(crate) fn ensure_sound(store: &Store, name: &Name, running: &Running, session: &Session) -> Result<bool> {
+    let person = &session.person;
+    let Some(socket) = session.sound() else { return Ok(false) };
+    // The server knows its user by the process: root's own would have to be root's.
+    let directory = socket.parent().and_then(|dir| rustix::fs::stat(dir).ok()).filter(|_| person.uid != 0);
+    let Some(directory) = directory else { return Ok(false) };
+    let heard = Heard { socket: socket.clone(), directory: (directory.st_dev, directory.st_ino), uid: person.uid };
+    // Whoever connects there is a program, which is no call.
+    let programs = store.session_pulse(name)?;
+    let alive = connect(&new_socket()?, &address(programs.as_fd(), PULSE)?).is_ok();
+    if alive && store.sound_record(name).as_ref() == Some(&heard) {
+        return Ok(true);
+    }
+    silence(store, name);
+    let order = Order { name: name.to_string(), socket, uid: person.uid, gid: person.gid, purpose: Purpose::Sound };
+    store.write_sound_record(name, &heard)?;
+    begin(store, name, running, &order).context("beginning the gate to the sound server")?;
+    Ok(true)
+}
+
+/// Ends a gate for sound, if there is one: what plays falls silent at once.
+pub(crate) fn silence(store: &Store, name: &Name) {
+    if let Ok(Some(line)) = call_at(store, name, SOUND) {
+        line.stop();
+    }
+}
+
+/// Whether a container's programs can play now.
+pub fn plays(store: &Store, name: &Name) -> bool {
+    store.session_pulse(name).is_ok_and(|dir| {
+        new_socket().is_ok_and(|to| address(dir.as_fd(), PULSE).is_ok_and(|at| connect(&to, &at).is_ok()))
+    })
 }
 
 /// Programs that are connected stay where they are.
@@ -180,8 +242,9 @@ pub fn look(store: &Store, name: &Name) -> Result<Option<Gate>> {
     }))
 }
 
-/// Ends a gate, if there is one, and waits until its cookie is revoked. Without a keeper it ends by itself.
+/// Ends both gates, if they are there, and waits until the cookie is revoked. Without a keeper it ends by itself.
 pub(crate) fn end(store: &Store, name: &Name) {
+    silence(store, name);
     // Whom nobody can call has ended, or does so now.
     if let Ok(Some(line)) = call(store, name) {
         line.stop();
@@ -223,14 +286,18 @@ impl Line {
     }
 }
 
-/// A connection to the gate, if one is there.
+/// A connection to the gate for the screen, if one is there.
 fn call(store: &Store, name: &Name) -> Result<Option<Line>> {
+    call_at(store, name, SCREEN)
+}
+
+fn call_at(store: &Store, name: &Name, at: &str) -> Result<Option<Line>> {
     let Ok(dir) = store.control_dir(name) else { return Ok(None) };
     let socket = new_socket()?;
-    match connect(&socket, &address(dir.as_fd(), "gate")?) {
+    match connect(&socket, &address(dir.as_fd(), at)?) {
         Ok(()) => {}
         Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
-        Err(e) => return Err(e).context("calling the gate to the X server"),
+        Err(e) => return Err(e).context("calling a gate"),
     }
     let line = UnixStream::from(socket);
     line.set_read_timeout(Some(PATIENCE))?;
@@ -252,8 +319,12 @@ fn address(dir: BorrowedFd<'_>, name: &str) -> Result<SocketAddrUnix> {
 /// Starts our own program anew as a gate.
 fn begin(store: &Store, name: &Name, running: &Running, order: &Order) -> Result<()> {
     let life = keeper(store, name, running)?;
-    let calls = listen_at(store.control_dir(name)?.as_fd(), "gate", 0o600)?;
-    let programs = listen_at(store.session_x11(name)?.as_fd(), &format!("X{DISPLAY}"), 0o666)?;
+    let (calls, dir, programs) = match order.purpose {
+        Purpose::Screen { .. } => (SCREEN, store.session_x11(name)?, format!("X{DISPLAY}")),
+        Purpose::Sound => (SOUND, store.session_pulse(name)?, PULSE.to_owned()),
+    };
+    let calls = listen_at(store.control_dir(name)?.as_fd(), calls, 0o600)?;
+    let programs = listen_at(dir.as_fd(), &programs, 0o666)?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let mut program = process::anew(process::OWN_PROGRAM, theirs);
     program.arg(SERVICE).arg(name.as_str());
@@ -339,17 +410,37 @@ pub fn serve() -> i32 {
             Cloned::Parent(_) => exit_now(0),
             Cloned::Child => {}
         }
-        become_gate(&order).map(|settings| (settings, ends))
+        become_gate(&order).map(|server| (order, ends, server))
     });
     match served {
-        Ok((settings, ends)) => {
+        Ok((order, ends, server)) => {
             drop(line);
-            i32::from(x11::serve(&ends, settings).is_err())
+            i32::from(serve_until_the_end(order, &ends, server).is_err())
         }
         Err(e) => {
             // The caller may have gone.
             let _ = rustix::io::write(&line, e.to_string().as_bytes());
             1
+        }
+    }
+}
+
+fn serve_until_the_end(order: Order, ends: &Ends, server: PathBuf) -> Result<()> {
+    match order.purpose {
+        Purpose::Sound => pulse::serve(ends, &pulse::Settings { server, connections: MOST_CONNECTIONS }),
+        Purpose::Screen { credential, trusted, clipboard } => {
+            let settings = Settings {
+                name: order.name,
+                server: Server { socket: server, credential: Cookie::parse(&credential) },
+                trust: if trusted { Trust::Trusted } else { Trust::Untrusted },
+                clipboard: match clipboard.as_str() {
+                    "off" => x11::Clipboard::Off,
+                    "both" => x11::Clipboard::Both,
+                    _ => x11::Clipboard::Out,
+                },
+                connections: MOST_CONNECTIONS,
+            };
+            x11::serve(ends, settings)
         }
     }
 }
@@ -370,24 +461,13 @@ fn hear(line: BorrowedFd<'_>) -> Result<(Order, Ends)> {
     }
 }
 
-/// Gives up everything but what a gate needs.
-fn become_gate(order: &Order) -> Result<Settings> {
+/// Gives up everything but what a gate needs. The server's socket comes back as it is named from then on.
+fn become_gate(order: &Order) -> Result<PathBuf> {
     rustix::process::setsid()?;
     // For process lists; where it can't be changed they show how it was called.
     let _ = set_command_line(&["lazaret", SERVICE, &order.name]);
     let null = File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     drop(null);
-    let confined = x11::confine(&order.socket, Some(Identity { uid: order.uid, gid: order.gid }))?;
-    Ok(Settings {
-        name: order.name.clone(),
-        server: Server { socket: confined.socket, credential: Cookie::parse(&order.credential) },
-        trust: if order.trusted { Trust::Trusted } else { Trust::Untrusted },
-        clipboard: match order.clipboard.as_str() {
-            "off" => x11::Clipboard::Off,
-            "both" => x11::Clipboard::Both,
-            _ => x11::Clipboard::Out,
-        },
-        connections: MOST_CONNECTIONS,
-    })
+    Ok(x11::confine(&order.socket, Some(Identity { uid: order.uid, gid: order.gid }))?.socket)
 }

@@ -264,6 +264,8 @@ pub struct Info {
     pub gate: Option<gate::Gate>,
     /// Devices of the host that it may use.
     pub devices: Vec<device::Line>,
+    /// Whether its programs can play sound now.
+    pub plays: bool,
     /// Holes in the wall that the user asked for.
     pub openings: Vec<String>,
     /// Its configuration as it is written.
@@ -305,6 +307,7 @@ pub fn info(store: &Store, name: &Name) -> Result<Info> {
         network: run.as_ref().and_then(|run| connection(store, name, run)),
         // It may be ending just now.
         gate: run.as_ref().and_then(|_| gate::look(store, name).ok().flatten()),
+        plays: run.is_some() && gate::plays(store, name),
         config,
         at_next_start,
         notes: run.map(|run| run.notes).unwrap_or_default(),

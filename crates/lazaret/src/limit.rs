@@ -1,7 +1,7 @@
 //! Changing what a container may use, while it runs and for the next time.
 
 use lazaret_base::{Context, Result};
-use lazaret_config::{Config, Document, Name, live_changes};
+use lazaret_config::{Config, Document, Name, Sound, live_changes};
 use lazaret_runtime::cgroup::{self, Limit};
 
 use crate::exec::running;
@@ -104,6 +104,9 @@ fn apply(store: &Store, name: &Name, document: &Document) -> Result<Changed> {
     if in_force.devices != now.devices {
         device::begin(store, name)?;
     }
+    if in_force.desktop.sound != now.desktop.sound && now.desktop.sound == Sound::Off {
+        gate::silence(store, name);
+    }
     store.write_running_config(name, &now)?;
     cache::follow(store, name, &in_force, &now)?;
     // The keeper follows what is in force, so that is written before.
@@ -162,6 +165,7 @@ fn take_over(now: &mut Config, wanted: &Config, key: &str) {
         "network.dns" => now.network.dns = wanted.network.dns,
         "network.host_mode_confirmed" => now.network.host_mode_confirmed = wanted.network.host_mode_confirmed,
         "desktop.clipboard" => now.desktop.clipboard = wanted.desktop.clipboard,
+        "desktop.sound" => now.desktop.sound = wanted.desktop.sound,
         "desktop.trusted_confirmed" => now.desktop.trusted_confirmed = wanted.desktop.trusted_confirmed,
         _ => {}
     }

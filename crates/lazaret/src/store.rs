@@ -13,8 +13,8 @@
 //! STATE/network/           netd's: the addresses of the bridge, and each container's
 //! RUN/containers/NAME/     alive (locked by the keeper) state.json control scratch/ running.toml filter sharing.json
 //!                          devices.json
-//!                          gate gate.json (the gate's socket, and what it shows where) session/ (what the container
-//!                          sees of a session: x11/X0)
+//!                          gate gate.json sound sound.json (the gates' sockets, and where they lead)
+//!                          session/ (what the container sees of a session: x11/X0 pulse/native)
 //! RUN/locks/NAME           one command at a time
 //! RUN/netd/                netd's: its socket, and what it has made
 //! RUN/cache/               the socket of the package cache
@@ -801,7 +801,8 @@ impl Store {
     /// Keeper: makes the directories in which sockets of a session appear, seen by the container from its start on.
     pub(crate) fn make_session(&self, name: &Name, owner: u32) -> Result<()> {
         let session = self.session(name);
-        for (dir, mode) in [(session.clone(), 0o755), (session.join("x11"), 0o1777)] {
+        let dirs = [(session.clone(), 0o755), (session.join("x11"), 0o1777), (session.join("pulse"), 0o755)];
+        for (dir, mode) in dirs {
             make_private(&dir)?;
             let making = || format!("making `{}`", dir.display());
             // As every system has them: an init inside that sees to it finds nothing to do.
@@ -819,6 +820,22 @@ impl Store {
     /// The directory of the socket on which programs find their X server.
     pub(crate) fn session_x11(&self, name: &Name) -> Result<OwnedFd> {
         open_dir(&self.session(name).join("x11"))
+    }
+
+    /// The directory of the socket on which programs find their sound server.
+    pub(crate) fn session_pulse(&self, name: &Name) -> Result<OwnedFd> {
+        open_dir(&self.session(name).join("pulse"))
+    }
+
+    /// Whose sound server the gate for sound leads to.
+    pub(crate) fn sound_record(&self, name: &Name) -> Option<crate::gate::Heard> {
+        read_json(&self.run_dir(name).join("sound.json")).ok()
+    }
+
+    /// Notes it.
+    pub(crate) fn write_sound_record(&self, name: &Name, heard: &crate::gate::Heard) -> Result<()> {
+        let bytes = serde_json::to_vec(heard).map_err(|e| error(e.to_string()))?;
+        write_renamed(&self.run_dir(name), "sound.json", &bytes)
     }
 
     /// What the gate shows, and where.

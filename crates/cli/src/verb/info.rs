@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Command};
 use lazaret::info::{Info, State, info};
 use lazaret_base::Result;
-use lazaret_config::{Clipboard, Display};
+use lazaret_config::{Clipboard, Display, Sound};
 
 use super::{json_flag, name_argument};
 use crate::report::{Colour, json, paint, print, size};
@@ -121,8 +121,13 @@ fn desktop_lines(info: &Info, terminal: bool) -> Vec<(&'static str, String)> {
         Clipboard::Out => format!("out; in by `lazaret paste {}`", info.name),
         Clipboard::Both => paint("both ways", Colour::Red, terminal),
     };
+    let sound = match desktop.sound {
+        Sound::Off => "off",
+        Sound::Play if info.plays => "plays, by the sound gate; records nothing",
+        Sound::Play => "may play; no sound server is connected",
+    };
     let user = desktop.user.as_ref().map_or_else(|| "root".to_owned(), ToString::to_string);
-    vec![("display", format!("{level}; {mechanism}")), ("clipboard", clipboard), ("desktop user", user)]
+    vec![("display", format!("{level}; {mechanism}")), ("clipboard", clipboard), ("sound", sound.to_owned()), ("desktop user", user)]
 }
 
 /// Addresses, names, policy and traffic.

@@ -206,7 +206,9 @@ fn add_desktop(matches: &ArgMatches, pairs: &mut Vec<(String, String)>) -> Resul
         return Ok(());
     }
     let person = caller()?;
-    for (key, value) in [("desktop.display", "isolated"), ("desktop.user", person.name_inside())] {
+    for (key, value) in
+        [("desktop.display", "isolated"), ("desktop.user", person.name_inside()), ("desktop.sound", "play")]
+    {
         if !pairs.iter().any(|(set, _)| set == key) {
             pairs.push((key.into(), value.into()));
         }

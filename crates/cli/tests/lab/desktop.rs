@@ -456,6 +456,57 @@ fn a_system_that_boots_keeps_its_door() {
 }
 
 #[test]
+fn sound_is_played_and_none_is_heard() {
+    let world = World::new();
+    let screen = Screen::start(&world);
+    screen.create(&world, "sound1");
+    let home = screen.dir.join("home");
+    fs::create_dir_all(home.join("pulse")).unwrap();
+    for dir in [home.clone(), home.join("pulse")] {
+        std::os::unix::fs::chown(&dir, Some(screen.person), Some(screen.person)).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    let socket = home.join("pulse/native");
+    let protocol = format!("module-native-protocol-unix socket={}", socket.display());
+    let sink = "module-null-sink sink_name=out";
+    let server = ["-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", "-L", sink, "-L", &protocol];
+    let mut command = screen.own("pulseaudio", &server);
+    command.env("HOME", &home).env("XDG_RUNTIME_DIR", &home);
+    let mut server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("the sound server listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+
+    let app = |script: &str| {
+        let mut command = screen.typed(&world, &["app", "sound1", "--", "sh", "-c", script]);
+        command.env("XDG_RUNTIME_DIR", &home);
+        world.run(command, b"")
+    };
+    let out = app("head -c 100000 /dev/zero | timeout 20 pacat --raw && pactl list short sinks");
+    assert!(out.status == 0 && out.stdout.contains("out"), "{out}");
+    let out = app("timeout --signal=KILL 3 parec --raw --device=out.monitor | wc -c; pactl exit");
+    assert!(out.stdout.starts_with("0\n") && out.status != 0 && out.stderr.contains("Access denied"), "{out}");
+    let out = app("pactl load-module module-null-sink");
+    assert!(out.status != 0 && out.stderr.contains("Access denied"), "{out}");
+    let said = world.ok(&["info", "sound1"]).stdout;
+    assert!(said.contains("plays, by the sound gate"), "{said}");
+    assert_eq!(gates("sound1").len(), 2);
+
+    // Taken away, it is gone at once; given again, the next program has it.
+    world.ok(&["config", "sound1", "set", "desktop.sound=off"]);
+    assert_eq!(gates("sound1").len(), 1);
+    assert_ne!(app("pactl info").status, 0);
+    world.ok(&["config", "sound1", "set", "desktop.sound=play"]);
+    let out = app("pactl info");
+    assert_eq!(out.status, 0, "{out}");
+    // A session without a sound server still has a screen.
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let out = screen.lazaret(&world, &["app", "sound1", "--", "xwininfo", "-root"]);
+    assert_eq!(out.status, 0, "{out}");
+    world.ok(&["stop", "sound1"]);
+    assert!(gates("sound1").is_empty());
+}
+
+#[test]
 fn trust_is_asked_for_twice() {
     let world = World::new();
     let screen = Screen::start(&world);

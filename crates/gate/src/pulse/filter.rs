@@ -1,8 +1,8 @@
 //! One connection: bytes in, bytes out, in both directions, without a system call.
 //!
-//! A frame is a head of twenty bytes and a body. On the channel of all ones the body is a command: values that each have
-//! a letter before them (pulsecore/tagstruct.c), the first two being its number and a tag by which it is answered. On
-//! other channels the body is sound, which passes unseen.
+//! A frame is a head of twenty bytes and a body. On the channel of all ones the body is a command: values that each
+//! have a letter before them (pulsecore/tagstruct.c), the first two being its number and a tag by which it is answered.
+//! On other channels the body is sound, which passes unseen.
 
 use std::collections::BTreeSet;
 
@@ -315,7 +315,10 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn the_parts_do_not_matter_and_nothing_panics(junk: Vec<u8>, cuts in proptest::collection::vec(1usize..40, 1..20)) {
+        fn the_parts_do_not_matter_and_nothing_panics(
+            junk: Vec<u8>,
+            cuts in proptest::collection::vec(1usize..40, 1..20),
+        ) {
             let all = [introduction(), with(9, &[]), with(5, &[]), with(command::SUBSCRIBE, &[3]), junk].concat();
             let (mut filter, mut whole, mut answered) = (Filter::new(), Vec::new(), Vec::new());
             let fine = filter.from_client(&all, &mut whole, &mut answered).is_ok();

@@ -136,7 +136,7 @@ fn trusted_programs_may_what_the_session_may() {
     let own = x.shown((0, 0, 10, 10));
     x.set_text(own, WM_NAME, STRING, b"as it is").unwrap();
     assert_eq!(display.admin.text(own, WM_NAME).unwrap(), b"as it is");
-    // A segment of shared memory travels as a descriptor (MIT-SHM 1.2, AttachFd), and another comes back (CreateSegment).
+    // A segment of shared memory travels as a descriptor (MIT-SHM 1.2, AttachFd).
     let shm = x.extension("MIT-SHM").unwrap();
     let file = rustix::fs::memfd_create("picture", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     rustix::fs::ftruncate(&file, 4096).unwrap();
