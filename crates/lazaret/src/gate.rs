@@ -45,8 +45,10 @@ const LONGEST_ANSWER: usize = 4096;
 const LONGEST_ORDER: usize = 16 * 1024;
 /// No file of credentials is longer.
 const LONGEST_AUTHORITY: usize = 1 << 20;
-/// Connections of one container at once. A server has 256 for everybody.
+/// Connections of one container at once. An X server has 256 for everybody.
 const MOST_CONNECTIONS: usize = 128;
+/// The same for sound: PulseAudio has 64 for everybody.
+const MOST_PLAYERS: usize = 24;
 /// An id that no user, no service and no container has (UIDS-GIDS.md of systemd: unused).
 const NOBODY_ELSE: u32 = 0x7000_0036;
 
@@ -427,7 +429,7 @@ pub fn serve() -> i32 {
 
 fn serve_until_the_end(order: Order, ends: &Ends, server: PathBuf) -> Result<()> {
     match order.purpose {
-        Purpose::Sound => pulse::serve(ends, &pulse::Settings { server, connections: MOST_CONNECTIONS }),
+        Purpose::Sound => pulse::serve(ends, &pulse::Settings { server, connections: MOST_PLAYERS }),
         Purpose::Screen { credential, trusted, clipboard } => {
             let settings = Settings {
                 name: order.name,

@@ -226,5 +226,6 @@ fn hostile_bytes_end_their_own_connection() {
         let _ = stream.write_all(&bytes);
     }
     until("all connections are gone", || descriptors() == before);
-    assert!(sound.inside("pactl").arg("info").output().unwrap().status.success());
+    // The server clears up behind them in its own time.
+    until("others are served", || sound.inside("pactl").arg("info").output().unwrap().status.success());
 }
