@@ -406,7 +406,7 @@ pub fn leading_files(
     most: u64,
 ) -> Result<std::collections::HashMap<String, Vec<u8>>> {
     let limits = Limits::default();
-    crate::stream::with(reader, &limits, |stream| {
+    crate::stream::beginning(reader, &limits, |stream| {
         let mut archive = Archive::new(stream, &limits);
         let mut files = std::collections::HashMap::new();
         while let Some(entry) = archive.next()? {

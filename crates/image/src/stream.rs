@@ -12,10 +12,20 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{Digest, Limits};
 
-/// What travels between the threads: large enough that the channel costs nothing.
-const CHUNK: usize = 256 << 10;
-/// How many chunks the decoder may be ahead.
-const AHEAD: usize = 16;
+/// How a decoder goes about its work.
+struct Pace {
+    /// What travels between the threads.
+    chunk: usize,
+    /// How many chunks the decoder may be ahead.
+    ahead: usize,
+    /// How many threads decode, if the format lets several.
+    threads: usize,
+}
+
+/// Chunks so large that the channel costs nothing, and so many that neither side waits for the other.
+const WHOLE: Pace = Pace { chunk: 256 << 10, ahead: 16, threads: 16 };
+/// Nothing is decoded that nobody looks at.
+const BEGINNING: Pace = Pace { chunk: 16 << 10, ahead: 0, threads: 1 };
 /// What the decoder may need for one stream; `xz -9` needs 65 MiB.
 const XZ_MEMORY: u64 = 1 << 30;
 /// Above this, liblzma decodes with fewer threads.
@@ -62,6 +72,24 @@ pub(crate) struct Stream<'a> {
 
 /// Runs `consume` over the plain bytes of `reader`.
 pub(crate) fn with<T>(
+    reader: impl Read + Send,
+    limits: &Limits,
+    consume: impl FnOnce(&mut Stream<'_>) -> Result<T>,
+) -> Result<T> {
+    at_pace(&WHOLE, reader, limits, consume)
+}
+
+/// The same for who looks at the beginning only.
+pub(crate) fn beginning<T>(
+    reader: impl Read + Send,
+    limits: &Limits,
+    consume: impl FnOnce(&mut Stream<'_>) -> Result<T>,
+) -> Result<T> {
+    at_pace(&BEGINNING, reader, limits, consume)
+}
+
+fn at_pace<T>(
+    pace: &Pace,
     mut reader: impl Read + Send,
     limits: &Limits,
     consume: impl FnOnce(&mut Stream<'_>) -> Result<T>,
@@ -69,12 +97,12 @@ pub(crate) fn with<T>(
     let taken = AtomicU64::new(0);
     let (format, head) = detect(&mut reader)?;
     thread::scope(|scope| {
-        let (full_in, full) = sync_channel(AHEAD);
+        let (full_in, full) = sync_channel(pace.ahead);
         let (empty, empty_out) = channel();
         let input = Counting { reader: Cursor::new(head).chain(reader), taken: &taken };
-        let mut sink = Sink { full: full_in, empty: empty_out, taken: &taken, given: 0, limits };
+        let mut sink = Sink { full: full_in, empty: empty_out, taken: &taken, given: 0, limits, pace };
         let decoder = scope.spawn(move || {
-            if let Err(Stop::Error(e)) = decode(format, BufReader::with_capacity(CHUNK, input), &mut sink) {
+            if let Err(Stop::Error(e)) = decode(format, BufReader::with_capacity(pace.chunk, input), &mut sink) {
                 // The consumer may have gone: then it has an error of its own to tell.
                 let _ = sink.full.send(Err(e));
             }
@@ -180,6 +208,7 @@ struct Sink<'a> {
     taken: &'a AtomicU64,
     given: u64,
     limits: &'a Limits,
+    pace: &'a Pace,
 }
 
 impl Sink<'_> {
@@ -187,7 +216,7 @@ impl Sink<'_> {
     fn drain(&mut self, what: &str, decoder: &mut impl Read) -> Result<(), Stop> {
         loop {
             let mut chunk = self.empty.try_recv().unwrap_or_default();
-            chunk.resize(CHUNK, 0);
+            chunk.resize(self.pace.chunk, 0);
             let n = fill(decoder, &mut chunk).map_err(|e| damage(e).context(what))?;
             if n == 0 {
                 return Ok(());
@@ -243,7 +272,7 @@ fn decode(format: Format, mut input: impl BufRead, sink: &mut Sink<'_>) -> Resul
             }
         },
         Format::Xz => loop {
-            let mut decoder = liblzma::bufread::XzDecoder::new_stream(input, xz()?);
+            let mut decoder = liblzma::bufread::XzDecoder::new_stream(input, xz(sink.pace.threads)?);
             sink.drain("decompressing xz", &mut decoder)?;
             input = decoder.into_inner();
             if at_end(&mut input)? {
@@ -253,8 +282,8 @@ fn decode(format: Format, mut input: impl BufRead, sink: &mut Sink<'_>) -> Resul
     }
 }
 
-fn xz() -> Result<liblzma::stream::Stream> {
-    let threads = thread::available_parallelism().map_or(1, |n| n.get().min(16)) as u32;
+fn xz(most: usize) -> Result<liblzma::stream::Stream> {
+    let threads = thread::available_parallelism().map_or(1, |n| n.get().min(most)) as u32;
     MtStreamBuilder::new()
         .threads(threads)
         .memlimit_threading(XZ_MEMORY_THREADS)

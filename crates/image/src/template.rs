@@ -67,7 +67,7 @@ pub fn read_metadata(bytes: &[u8]) -> Result<Metadata> {
 /// Only what stands before the root is read.
 pub(crate) fn metadata_of_unified(reader: impl std::io::Read + Send) -> Result<Option<Metadata>> {
     let limits = Limits::default();
-    let files = stream::with(reader, &limits, |stream| {
+    let files = stream::beginning(reader, &limits, |stream| {
         let mut archive = Archive::new(stream, &limits);
         let (mut files, mut total) = (BTreeMap::new(), 0);
         while let Some(entry) = archive.next()? {

@@ -89,7 +89,13 @@ impl<'a> Images<'a> {
         timed(mmdebstrap)
     }
 
+    /// Each begins with an idle disk, and pays for no other.
+    fn settle(&self) -> Result<()> {
+        timed(Command::new("sync")).map(drop)
+    }
+
     fn import(&self, archive: &Path) -> Result<Duration> {
+        self.settle()?;
         let spent = timed(self.field.lazaret(&["-q", "image", "import", &archive.to_string_lossy(), "imported"]))?;
         timed(self.field.lazaret(&["-q", "image", "remove", "imported"]))?;
         Ok(spent)
@@ -97,6 +103,7 @@ impl<'a> Images<'a> {
 
     /// As a person would unpack it, into a directory on the same disk, all attributes kept.
     fn tar(&self, archive: &Path, how: &str) -> Result<Duration> {
+        self.settle()?;
         let into = self.path("tarred");
         fs::create_dir(&into).map_err(|e| format!("making `{}`: {e}", into.display()))?;
         let mut tar = Command::new("tar");

@@ -48,7 +48,7 @@ pub(crate) fn is_layout(path: &Path) -> bool {
 pub(crate) fn is_archive(file: &File) -> bool {
     let limits = limits();
     let reader = At { file, at: 0, end: u64::MAX };
-    let looked = stream::with(reader, &limits, |stream| {
+    let looked = stream::beginning(reader, &limits, |stream| {
         let mut archive = Archive::new(stream, &limits);
         while let Some(entry) = archive.next()? {
             let name = name(&entry.path);
