@@ -58,8 +58,8 @@ pub fn copy_tree(from: &Stack, into: BorrowedFd<'_>, shift: i64, progress: &mut 
     Ok(copy.done)
 }
 
-/// Whether the file system of a directory lets files share their content (ioctl_ficlone(2)), so that [`copy_tree`] takes
-/// neither time nor space for it.
+/// Whether the file system of a directory lets files share their content (ioctl_ficlone(2)), so that [`copy_tree`]
+/// takes neither time nor space for it.
 pub fn shares_content(dir: impl AsFd) -> Result<bool> {
     let file = || fs::openat(&dir, ".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
     let (from, into) = (File::from(file()?), File::from(file()?));

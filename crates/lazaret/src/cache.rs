@@ -1,9 +1,9 @@
 //! The package cache that containers use by themselves.
 //!
-//! One process serves all containers, as a proxy. Each container reaches it at its own loopback interface: a socket that
-//! listens in the container's network namespace is handed to that process, so that no wall around the container gets a
-//! hole, and whoever asks is known by the socket. apt is told of it by one file of ours, which is there while the
-//! container runs: before it runs, what is written to it is ours to write; afterwards it is taken away, so that no
+//! One process serves all containers, as a proxy. Each container reaches it at its own loopback interface: a socket
+//! that listens in the container's network namespace is handed to that process, so that no wall around the container
+//! gets a hole, and whoever asks is known by the socket. apt is told of it by one file of ours, which is there while
+//! the container runs: before it runs, what is written to it is ours to write; afterwards it is taken away, so that no
 //! snapshot, copy or image ever has it. A mark beside the container says that there may be such a file.
 
 use std::fs::File;

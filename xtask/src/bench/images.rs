@@ -19,7 +19,6 @@ pub struct Images<'a> {
 }
 
 const RELEASE: &str = "bookworm";
-const MIRROR: &str = "http://deb.debian.org/debian";
 /// No process may take more memory for it, however large the archive.
 const MOST_MEMORY: f64 = 200.0;
 
@@ -63,11 +62,12 @@ impl<'a> Images<'a> {
 
     fn build(&self, name: &str, more: &[&str]) -> Result<Duration> {
         let reference = format!("debian/{RELEASE}");
-        let fixed = ["-q", "image", "build", &reference, "--no-updates", "--mirror", MIRROR, "--name", name];
+        let fixed = ["-q", "image", "build", &reference, "--no-updates", "--name", name];
         timed(self.field.lazaret(&[&fixed[..], more].concat()))
     }
 
-    /// The same set of packages, from a local cache as well: left to itself, it takes usrmerge, which brings all of perl.
+    /// The same set of packages, from a local cache as well: left to itself, it takes usrmerge, which brings all of
+    /// perl.
     fn mmdebstrap(&self) -> Result<Duration> {
         let (tree, cache) = (self.path("mm"), self.path("mm-cache"));
         let _ = fs::remove_dir_all(&tree);
@@ -85,7 +85,7 @@ impl<'a> Images<'a> {
             "--skip=download/empty,essential/unlink",
         ]);
         mmdebstrap.args([format!("--setup-hook={fill}"), format!("--customize-hook={keep}")]);
-        mmdebstrap.arg(RELEASE).arg(&tree).arg(MIRROR);
+        mmdebstrap.arg(RELEASE).arg(&tree);
         timed(mmdebstrap)
     }
 

@@ -263,7 +263,6 @@ fn the_cache_leads_to_archives_and_nowhere_else() {
     lab.archive.asked("");
     for target in [
         format!("http://127.0.0.1:{port}/x.deb"),
-        format!("http://localhost:{port}/x.deb"),
         format!("http://{NAME}:{port}/debian/x.deb"),
         format!("http://{archive}/other/x.deb"),
         format!("http://{archive}/debian/../other/x.deb"),
