@@ -1,5 +1,5 @@
-//! What every other crate stands on: an error with a hint, an undo stack, an atomic file, a lock, how far words are apart.
-//! No word of the domain is spoken here.
+//! What every other crate stands on: an error with a hint, an undo stack, an atomic file, a lock, how far words are
+//! apart. No word of the domain is spoken here.
 
 mod distance;
 mod error;
