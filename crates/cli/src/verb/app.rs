@@ -20,13 +20,14 @@ pub fn command(command: Command) -> Command {
         ])
         .after_help(
             "\
-The container needs a display: `lazaret create NAME --desktop`. The program runs as the container's desktop user, in
-your language and time zone. Its windows bear the container's name. It can't see or steer what is not its own.
+The container needs a display: `lazaret create NAME --desktop`. The program runs as the container's desktop \
+user, in your language and time zone. Its windows bear the container's name. It can't see or steer what is not \
+its own.
 
 The screen is that of the session in which the command is typed. What sudo has stripped of it is found again.
 
-The exit status is the program's; 125: it could not be run, 126: it is no program, 127: it was not found,
-128+S: it was killed by signal S.
+The exit status is the program's; 125: it could not be run, 126: it is no program, 127: it was not found, 128+S: \
+it was killed by signal S.
 
 Examples:
   lazaret app ff firefox-esr

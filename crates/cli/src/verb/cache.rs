@@ -27,12 +27,12 @@ pub fn command(mut command: Command) -> Command {
         .disable_help_subcommand(true)
         .after_help(
             "\
-While it is on, apt in containers that may reach the Internet goes through it, without being told by anybody, and what
-is there is installed without a network, too. It goes to the archives of Debian and Ubuntu, to those that images were
-built from here, and to those named by --host, by plain http: packages are signed. Containers without the Internet
-(--network none, network.internet = false) or with network.deny do not use it; those on the host's own network ask the
-archives themselves. Other programs that fetch immutable files by http find it as a proxy at 127.0.0.1:942 inside.
-Packages of `lazaret image build` are kept here as well, be it on or off.
+While it is on, apt in containers that may reach the Internet goes through it, without being told by anybody, \
+and what is there is installed without a network, too. It goes to the archives of Debian and Ubuntu, to those \
+that images were built from here, and to those named by --host, by plain http: packages are signed. Containers \
+without the Internet (--network none, network.internet = false) or with network.deny do not use it; those on the \
+host's own network ask the archives themselves. Other programs that fetch immutable files by http find it as a \
+proxy at 127.0.0.1:942 inside. Packages of `lazaret image build` are kept here as well, be it on or off.
 
 Examples:
   lazaret cache on

@@ -20,8 +20,8 @@ pub fn command(command: Command) -> Command {
         ])
         .after_help(
             "\
-The copy has ids of its own. Both share what they have in common on disk; nothing is copied but what a running container
-has written since its last snapshot.
+The copy has ids of its own. Both share what they have in common on disk; nothing is copied but what a running \
+container has written since its last snapshot.
 
 Examples:
   lazaret copy web web-test

@@ -29,10 +29,9 @@ pub fn command(command: Command) -> Command {
         ])
         .after_help(
             "\
-All devices that match are given, under the names they have outside, to the container's user; those that are plugged in
-later, too. One that is not there stops no start. `gpu` is what
-renders without a screen (/dev/dri/renderD*). A program that has a device open which is taken away can use it until
-it closes it.
+All devices that match are given, under the names they have outside, to the container's user; those that are \
+plugged in later, too. One that is not there stops no start. `gpu` is what renders without a screen \
+(/dev/dri/renderD*). A program that has a device open which is taken away can use it until it closes it.
 
 Examples:
   lazaret device ff camera

@@ -14,8 +14,8 @@ use crate::table;
 pub fn command(command: Command) -> Command {
     command.about("Show what images, containers and snapshots take on the disk").arg(json_flag()).after_help(
         "\
-OWN is what would be free if that line was gone. SHARED is needed by others as well: other containers, other snapshots.
-In the picture, `#` is own and `-` is shared.
+OWN is what would be free if that line was gone. SHARED is needed by others as well: other containers, other \
+snapshots. In the picture, `#` is own and `-` is shared.
 
 Examples:
   lazaret df

@@ -18,8 +18,8 @@ pub fn command(command: Command) -> Command {
         .args([name_argument("The container"), json_flag()])
         .after_help(
             "\
-A line for each path: `+` is new, `~` is different, `-` is gone, with all that was in it. Bytes of names that are no
-text are written \\xNN.
+A line for each path: `+` is new, `~` is different, `-` is gone, with all that was in it. Bytes of names that \
+are no text are written \\xNN.
 
 Examples:
   lazaret diff web

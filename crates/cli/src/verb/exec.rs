@@ -22,9 +22,9 @@ pub fn command(command: Command) -> Command {
         ])
         .after_help(
             "\
-On a terminal, the command gets a terminal of the container's. Files and pipes are handed in as they are.
-The exit status is the command's; 125: it could not be run, 126: it is no program, 127: it was not found,
-128+S: it was killed by signal S.
+On a terminal, the command gets a terminal of the container's. Files and pipes are handed in as they are. The \
+exit status is the command's; 125: it could not be run, 126: it is no program, 127: it was not found, 128+S: it \
+was killed by signal S.
 
 Examples:
   lazaret exec web -- apt install -y nginx

@@ -17,8 +17,9 @@ pub fn command(command: Command) -> Command {
         .args([name_argument("The container"), file_argument(), format_argument(), force_argument()])
         .after_help(
             "\
-The file holds the configuration and all files, with ids that are no host's; snapshots stay here. It is compressed as
-its name says (.tar, .gz, .xz, .zst). A running container is frozen while what it has written is copied.
+The file holds the configuration and all files, with ids that are no host's; snapshots stay here. It is \
+compressed as its name says (.tar, .gz, .xz, .zst). A running container is frozen while what it has written is \
+copied.
 
 Examples:
   lazaret export web web.tar.zst                       and there: lazaret import web.tar.zst web

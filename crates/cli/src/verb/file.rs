@@ -45,8 +45,8 @@ Examples:
                 ])
                 .after_help(
                     "\
-What comes out belongs to the caller, without set-user-ID bits. A link inside leads to what it means inside; a link
-outside is replaced, never written through.
+What comes out belongs to the caller, without set-user-ID bits. A link inside leads to what it means inside; a \
+link outside is replaced, never written through.
 
 Examples:
   lazaret file pull web /var/log/nginx .

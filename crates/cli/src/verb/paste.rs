@@ -14,8 +14,8 @@ pub fn command(command: Command) -> Command {
         .args([name_argument("The container")])
         .after_help(
             "\
-What is copied inside can be pasted outside at any time. The other way it takes this command, each time: programs of a
-container do not see what you copy.
+What is copied inside can be pasted outside at any time. The other way it takes this command, each time: \
+programs of a container do not see what you copy.
 
 Examples:
   lazaret paste ff

@@ -24,8 +24,8 @@ pub fn command(command: Command) -> Command {
         ])
         .after_help(
             "\
-Files and configuration are brought back. What the container was until then is kept as a snapshot of its own, so a
-rollback can be taken back.
+Files and configuration are brought back. What the container was until then is kept as a snapshot of its own, so \
+a rollback can be taken back.
 
 Examples:
   lazaret rollback web clean

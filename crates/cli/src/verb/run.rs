@@ -28,8 +28,8 @@ pub fn command(command: Command) -> Command {
         .args(network_arguments())
         .after_help(
             "\
-The exit status is the command's; 125: it could not be run, 126: it is no program, 127: it was not found,
-128+S: it was killed by signal S.
+The exit status is the command's; 125: it could not be run, 126: it is no program, 127: it was not found, 128+S: \
+it was killed by signal S.
 
 Examples:
   lazaret run -- sh                                    this system's own programs, shut off from all but the Internet

@@ -38,9 +38,9 @@ pub fn command(command: Command) -> Command {
         ])
         .after_help(
             "\
-Files belong to the same person on both sides: what HOSTDIR's owner has outside is the container's user's inside, who
-is user 1000 if there is one, else root (the key `person` names another). What other users inside make there is nobody's
-outside. Programs in it gain nothing by set-user-ID, and devices in it are no devices.
+Files belong to the same person on both sides: what HOSTDIR's owner has outside is the container's user's \
+inside, who is user 1000 if there is one, else root (the key `person` names another). What other users inside \
+make there is nobody's outside. Programs in it gain nothing by set-user-ID, and devices in it are no devices.
 
 Examples:
   lazaret share ff ~/Downloads/ff:/home/me/Downloads

@@ -19,8 +19,8 @@ pub fn command(command: Command) -> Command {
         ])
         .after_help(
             "\
-Of a stopped container nothing is copied, whatever its size. A running one is frozen while what it has
-written is copied, so that all files are of one moment.
+Of a stopped container nothing is copied, whatever its size. A running one is frozen while what it has written \
+is copied, so that all files are of one moment.
 
 Examples:
   lazaret snapshot web clean

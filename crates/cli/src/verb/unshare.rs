@@ -23,8 +23,8 @@ pub fn command(command: Command) -> Command {
         ])
         .after_help(
             "\
-A program that has a file of it open can use that until it closes it; stop the container if that is too long. One that
-is in a namespace of a container's inside this one keeps what it sees.
+A program that has a file of it open can use that until it closes it; stop the container if that is too long. \
+One that is in a namespace of a container's inside this one keeps what it sees.
 
 Examples:
   lazaret unshare ff /home/me/Downloads

@@ -195,12 +195,13 @@ fn many_questions_on_one_connection_are_all_answered() {
     assert_eq!(answers, 500);
 }
 
-/// Asks for many leases at once, each for a station of its own, and returns what each was acknowledged.
+/// Asks for many leases at once, each for a station of its own, and returns what each was acknowledged. Asks again as
+/// clients do: the kernel drops packets where all that goes through its queues, of other tests too, is too much.
 fn lease_all(stations: Vec<[u8; 6]>) -> HashMap<[u8; 6], Vec<Ipv4Addr>> {
     // 0x0800, in network order: IP packets for whatever station.
     let ip_packets = Protocol::from_raw(0x0008_u32.try_into().unwrap());
     let ears = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(ip_packets)).unwrap();
-    rustix::net::sockopt::set_socket_timeout(&ears, rustix::net::sockopt::Timeout::Recv, Some(PATIENCE)).unwrap();
+    rustix::net::sockopt::set_socket_timeout(&ears, rustix::net::sockopt::Timeout::Recv, Some(PATIENCE / 10)).unwrap();
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&ears, 4 << 20).unwrap();
     let mouth = UdpSocket::bind("0.0.0.0:68").unwrap();
     mouth.set_broadcast(true).unwrap();
@@ -217,8 +218,15 @@ fn lease_all(stations: Vec<[u8; 6]>) -> HashMap<[u8; 6], Vec<Ipv4Addr>> {
     stations.iter().for_each(|&station| say(station, MessageType::Discover, None));
     let mut leases: HashMap<[u8; 6], Vec<Ipv4Addr>> = HashMap::new();
     let mut packet = [0; 2048];
+    let mut silences = 0;
     while leases.len() < stations.len() {
-        let (length, _) = rustix::net::recv(&ears, &mut packet[..], rustix::net::RecvFlags::empty()).unwrap();
+        let Ok((length, _)) = rustix::net::recv(&ears, &mut packet[..], rustix::net::RecvFlags::empty()) else {
+            silences += 1;
+            assert!(silences < 10, "{} of {} have an answer", leases.len(), stations.len());
+            let unheard = stations.iter().filter(|station| !leases.contains_key(*station));
+            unheard.for_each(|&station| say(station, MessageType::Discover, None));
+            continue;
+        };
         if length < 28 || packet[20..24] != [0, 67, 0, 68] {
             continue;
         }
@@ -242,7 +250,8 @@ fn two_hundred_leases_at_once_are_neither_lost_nor_given_twice() {
     let leases = asker.run(move || lease_all_with_a_route(stations));
     assert_eq!(leases.len(), 200);
     for host in hosts {
-        assert_eq!(leases[&host.mac], [host.address4.unwrap()], "{}", host.name);
+        let given = &leases[&host.mac];
+        assert!(given.iter().all(|address| *address == host.address4.unwrap()), "{}: {given:?}", host.name);
     }
 }
 

@@ -59,8 +59,8 @@ pub fn command(command: Command) -> Command {
         ])
         .after_help(
             "\
-Nothing but gpgv and the distribution's keys is needed on this system. Every package is verified; what packages execute
-is executed in a container without a network.
+Nothing but gpgv and the distribution's keys is needed on this system. Every package is verified; what packages \
+execute is executed in a container without a network.
 
 A recipe says what an image is made of; steps that were done before are not done again:
   base = \"debian/trixie\"            an image that is here or on a server (or: build = \"debian/trixie\")

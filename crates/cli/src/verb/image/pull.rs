@@ -24,8 +24,8 @@ pub fn command(command: Command) -> Command {
         ])
         .after_help(
             "\
-What comes is verified by its SHA-256. An interrupted download is gone on with by the next try; containers keep the
-build that they were made from.
+What comes is verified by its SHA-256. An interrupted download is gone on with by the next try; containers keep \
+the build that they were made from.
 
 Examples:
   lazaret image pull debian/trixie
