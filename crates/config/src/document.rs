@@ -348,8 +348,18 @@ fn without(text: &str, place: Place<'_>) -> Result<String, Error> {
         },
     };
     match lines_of(text, parent, leaf) {
-        Some(lines) => Ok(spliced(text, lines, "")),
+        Some(lines) => Ok(spliced(text, with_gap(text, lines), "")),
         None => Ok(text.into()),
+    }
+}
+
+/// Lines with the empty one below, if there is one above, too: one gap is left of two.
+fn with_gap(text: &str, lines: Range<usize>) -> Range<usize> {
+    let above = &text[..lines.start];
+    let below = ["\n", "\r\n"].into_iter().find(|newline| text[lines.end..].starts_with(newline));
+    match below {
+        Some(newline) if above.ends_with("\n\n") || above.ends_with("\n\r\n") => lines.start..lines.end + newline.len(),
+        _ => lines,
     }
 }
 

@@ -637,6 +637,10 @@ fn tables_are_edited_in_the_form_they_have() {
         "[env]\n# a\n[time]\nboottime = \"1s\"\n"
     );
     assert_eq!(unset("env = {}\n", "env"), "");
+    // What was set apart leaves one gap.
+    let apart = "# Top.\n\nnesting = true\n\n[env]\nA = \"1\"\n";
+    assert_eq!(unset(apart, "nesting"), "# Top.\n\n[env]\nA = \"1\"\n");
+    assert_eq!(unset("pids = 5\nnesting = true\n\n[env]\n", "nesting"), "pids = 5\n\n[env]\n");
 }
 
 #[test]

@@ -108,12 +108,15 @@ pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
             pull(store, &name, Pull { sources, target, parents, owner, output }, &mut session.progress(None))?
         }
     };
-    told(session, &copied);
+    copied.notes.iter().for_each(|note| session.say(note));
+    // Whoever has it in a pipe knows what came.
+    if target != Path::new("-") {
+        told(session, &copied);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 fn told(session: &Session, copied: &Copied) {
-    copied.notes.iter().for_each(|note| session.say(note));
     let entries = if copied.entries == 1 { "1 entry".to_owned() } else { format!("{} entries", copied.entries) };
     session.say(&format!("copied: {entries}, {}", size(copied.bytes)));
 }
