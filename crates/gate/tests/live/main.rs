@@ -30,16 +30,19 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let mut failed = Vec::new();
+    let (mut passed, mut failed) = (0, 0);
     for (name, test) in all {
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
             continue;
         }
         let fine = std::panic::catch_unwind(test).is_ok();
         println!("test {name} ... {}", if fine { "ok" } else { "FAILED" });
-        if !fine {
-            failed.push(name);
+        match fine {
+            true => passed += 1,
+            false => failed += 1,
         }
     }
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    // As libtest says it, for those who count.
+    println!("test result: {}. {passed} passed; {failed} failed", if failed == 0 { "ok" } else { "FAILED" });
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
