@@ -122,6 +122,11 @@ impl Drop for Installation {
     fn drop(&mut self) {
         // Best effort: what can't be removed is in a place that is cleaned.
         let _ = self.clear();
+        // What is mounted there: the benchmark's run directory, and what podman keeps of its own.
+        for mounted in ["state/run", "podman/overlay"].map(|part| self.dir.join(part)).iter().filter(|dir| dir.exists())
+        {
+            let _ = as_root("umount".as_ref(), &[]).map(|mut umount| umount.args(["-q", "-l"]).arg(mounted).status());
+        }
         let _ = as_root("rm".as_ref(), &[]).map(|mut rm| rm.arg("-rf").arg(&self.dir).status());
     }
 }

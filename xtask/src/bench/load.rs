@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 
-/// Queries that are on their way at the same time, as dnsperf has them.
-const OUTSTANDING: u16 = 100;
+/// Queries that are on their way at the same time: fewer than a container of ours may have open, which is 64.
+const OUTSTANDING: u16 = 60;
 
 /// Without an answer for so long, the load has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -50,7 +50,10 @@ fn ask(server: &str, count: u64, name: &str) -> Result {
             Ok(length) => {
                 let id = u16::from_be_bytes([bytes[0], bytes[1]]);
                 if length < 12 || bytes[3] & 15 != 0 || bytes[7] == 0 {
-                    return Err(format!("{server} has no address for {name}"));
+                    let (code, answers) = (bytes[3] & 15, bytes[7]);
+                    return Err(format!(
+                        "{server} has no address for {name}: code {code}, {answers} answers, after {answered}"
+                    ));
                 }
                 if std::mem::take(&mut open[usize::from(id % OUTSTANDING)]) {
                     answered += 1;
