@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::session::Session;
 
 /// Handed on as they are: they name things, and hold nothing.
-const LOOKS: &[&str] = &[
+pub(crate) const LOOKS: &[&str] = &[
     "XCURSOR_THEME",
     "XCURSOR_SIZE",
     "GTK_THEME",
@@ -16,7 +16,8 @@ const LOOKS: &[&str] = &[
     "QT_SCALE_FACTOR",
     "QT_AUTO_SCREEN_SCALE_FACTOR",
 ];
-const LANGUAGE: &[&str] = &[
+/// The locale, whole and by category (locale(7)).
+pub(crate) const LANGUAGE: &[&str] = &[
     "LANG",
     "LC_CTYPE",
     "LC_NUMERIC",
@@ -27,6 +28,10 @@ const LANGUAGE: &[&str] = &[
     "LC_PAPER",
     "LC_MEASUREMENT",
 ];
+/// Messages in the person's languages, the best first (gettext).
+pub(crate) const MESSAGES: &[&str] = &["LANGUAGE"];
+/// The time zone (tzset(3)).
+pub(crate) const ZONE: &[&str] = &["TZ"];
 /// A value that is longer names nothing.
 const LONGEST: usize = 255;
 
@@ -36,12 +41,12 @@ pub fn follow(session: &Session, has_locale: impl Fn(&str) -> bool) -> Vec<(Stri
     let of = |name: &&str| Some(((*name).to_owned(), session.variable(name)?.to_owned()));
     let locales = LANGUAGE.iter().filter_map(of).filter(|(_, locale)| has_locale(locale));
     let mut all: Vec<(String, String)> = locales.collect();
-    // Messages in the person's languages, if there are any in it.
+    // Of no effect without a language.
     if all.iter().any(|(name, _)| name == "LANG") {
-        all.extend(["LANGUAGE"].iter().filter_map(of));
+        all.extend(MESSAGES.iter().filter_map(of));
     }
     all.extend(LOOKS.iter().filter_map(of));
-    let zone = session.variable("TZ").map(str::to_owned).or_else(|| zone(Path::new("/etc/localtime")));
+    let zone = session.variable(ZONE[0]).map(str::to_owned).or_else(|| zone(Path::new("/etc/localtime")));
     all.extend(zone.map(|zone| ("TZ".to_owned(), zone)));
     all.retain(|(_, value)| value.len() <= LONGEST && !value.chars().any(char::is_control));
     all

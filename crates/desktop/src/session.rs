@@ -8,35 +8,16 @@ use std::path::PathBuf;
 use lazaret_base::{Kind, Result, error, read_bounded};
 
 use crate::display::Display;
+use crate::follow::{LANGUAGE, LOOKS, MESSAGES, ZONE};
 use crate::person::Person;
 
+/// What of an environment tells where the session is.
+const PLACE: &[&str] = &["DISPLAY", "XAUTHORITY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "PULSE_SERVER"];
 /// What is taken of an environment.
-const VARIABLES: &[&str] = &[
-    "DISPLAY",
-    "XAUTHORITY",
-    "WAYLAND_DISPLAY",
-    "XDG_RUNTIME_DIR",
-    "PULSE_SERVER",
-    "LANG",
-    "LC_CTYPE",
-    "LC_NUMERIC",
-    "LC_TIME",
-    "LC_COLLATE",
-    "LC_MONETARY",
-    "LC_MESSAGES",
-    "LC_PAPER",
-    "LC_MEASUREMENT",
-    "LANGUAGE",
-    "TZ",
-    "XCURSOR_THEME",
-    "XCURSOR_SIZE",
-    "GTK_THEME",
-    "GDK_SCALE",
-    "GDK_DPI_SCALE",
-    "QT_STYLE_OVERRIDE",
-    "QT_SCALE_FACTOR",
-    "QT_AUTO_SCREEN_SCALE_FACTOR",
-];
+fn wanted() -> impl Iterator<Item = &'static str> {
+    [PLACE, LANGUAGE, MESSAGES, ZONE, LOOKS].into_iter().flatten().copied()
+}
+
 /// An environment that is longer is cut off (`ARG_MAX` is less).
 const LONGEST_ENVIRONMENT: usize = 4 << 20;
 
@@ -53,7 +34,7 @@ impl Session {
     ///
     /// What sudo has stripped is found with the person's own processes. The caller's words count before theirs.
     pub fn find(person: Person, variable: impl Fn(&str) -> Option<String>) -> Session {
-        let given = VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), variable(name)?)));
+        let given = wanted().filter_map(|name| Some((name.to_owned(), variable(name)?)));
         let mut variables: BTreeMap<_, _> = given.filter(|(_, value)| !value.is_empty()).collect();
         if !variables.contains_key("DISPLAY") && person.uid != 0 {
             let found = most_common(environments(person.uid));
@@ -139,8 +120,8 @@ fn environments(uid: u32) -> Vec<BTreeMap<String, String>> {
 
 fn parse(text: &[u8]) -> BTreeMap<String, String> {
     let pairs = text.split(|byte| *byte == 0).filter_map(|pair| std::str::from_utf8(pair).ok()?.split_once('='));
-    let wanted = pairs.filter(|(name, value)| VARIABLES.contains(name) && !value.is_empty());
-    wanted.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    let of_use = pairs.filter(|(name, value)| wanted().any(|one| one == *name) && !value.is_empty());
+    of_use.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// The environment whose display and credentials most others have, too. Of several that say so, the richest.

@@ -7,10 +7,8 @@
 //! snapshot, copy or image ever has it. A mark beside the container says that there may be such a file.
 
 use std::fs::File;
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,13 +22,12 @@ use lazaret_image::{
 use lazaret_runtime::attach;
 use lazaret_runtime::cgroup;
 use lazaret_runtime::plan;
-use lazaret_sys::process::{Cloned, clone, close_from, exit_now};
+use lazaret_sys::local::{self, address_in, receive_along, send_along};
+use lazaret_sys::process::close_from;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, recvmsg, sendmsg,
-    socket_with, sockopt,
+    AddressFamily, RecvFlags, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with, sockopt,
 };
 use rustix::process::{Signal, pidfd_send_signal};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
@@ -259,7 +256,7 @@ pub(crate) fn follow(store: &Store, name: &Name, before: &Config, now: &Config) 
         return tell(store, name, &store.package_settings()?);
     }
     if let Some(line) = call_running(store.cache_dir()?.as_fd())? {
-        send(line.as_fd(), &word(WITHDRAW, name), &[]).context("taking the package cache away")?;
+        send_along(&line, &word(WITHDRAW, name), &[]).context("taking the package cache away")?;
         heard(&line);
     }
     untell(store, name)
@@ -354,7 +351,7 @@ pub(crate) fn offer(store: &Store, name: &Name, init: BorrowedFd<'_>) -> Result<
         listening.join().unwrap_or_else(|_| Err(error("the thread has failed")))
     });
     let listener = listener.with_context(|| format!("listening on port {PORT} inside"))?;
-    send(line.as_fd(), &word(OFFER, name), &[listener.as_fd(), init])
+    send_along(&line, &word(OFFER, name), &[listener.as_fd(), init])
         .context("handing a socket to the package cache")?;
     heard(&line);
     Ok(())
@@ -362,6 +359,7 @@ pub(crate) fn offer(store: &Store, name: &Name, init: BorrowedFd<'_>) -> Result<
 
 // --- the process that serves ---
 
+const SOCKET: &str = "socket";
 const OFFER: &[u8] = b"offer ";
 const WITHDRAW: &[u8] = b"withdraw ";
 const END: &[u8] = b"end";
@@ -380,19 +378,10 @@ fn heard(line: &OwnedFd) {
     let _ = rustix::net::recv(line, &mut byte, RecvFlags::empty());
 }
 
-fn address(dir: BorrowedFd<'_>) -> Result<SocketAddrUnix> {
-    // By way of a descriptor it has no length limit.
-    Ok(SocketAddrUnix::new(format!("/proc/self/fd/{}/socket", dir.as_raw_fd()))?)
-}
-
-fn new_socket() -> Result<OwnedFd> {
-    Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
-}
-
 /// A connection to the process, if it is there.
 fn call_running(dir: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
-    let socket = new_socket()?;
-    match connect(&socket, &address(dir)?) {
+    let socket = local::socket(SocketType::SEQPACKET, SocketFlags::empty())?;
+    match connect(&socket, &address_in(dir, SOCKET)?) {
         Ok(()) => Ok(Some(socket)),
         Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
         Err(e) => Err(e).context("calling the package cache"),
@@ -417,9 +406,9 @@ fn call(store: &Store) -> Result<OwnedFd> {
 fn begin(store: &Store, dir: BorrowedFd<'_>) -> Result<()> {
     let beginning = "beginning the package cache";
     // Left by one that was killed.
-    let _ = rustix::fs::unlinkat(dir, "socket", rustix::fs::AtFlags::empty());
-    let listener = new_socket()?;
-    bind(&listener, &address(dir)?).context(beginning)?;
+    let _ = rustix::fs::unlinkat(dir, SOCKET, rustix::fs::AtFlags::empty());
+    let listener = local::socket(SocketType::SEQPACKET, SocketFlags::empty())?;
+    bind(&listener, &address_in(dir, SOCKET)?).context(beginning)?;
     listen(&listener, 64).context(beginning)?;
     process::begin_service(store, &[SERVICE], listener, "the package cache")
 }
@@ -429,20 +418,10 @@ fn end(store: &Store) -> Result<()> {
     let dir = store.cache_dir()?;
     let _lock = store.lock_cache_begin()?;
     if let Some(line) = call_running(dir.as_fd())? {
-        send(line.as_fd(), END, &[])?;
+        send_along(&line, END, &[])?;
         heard(&line);
     }
-    let _ = rustix::fs::unlinkat(&dir, "socket", rustix::fs::AtFlags::empty());
-    Ok(())
-}
-
-fn send(line: BorrowedFd<'_>, word: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(fds));
-    }
-    sendmsg(line, &[IoSlice::new(word)], &mut control, SendFlags::NOSIGNAL)?;
+    let _ = rustix::fs::unlinkat(&dir, SOCKET, rustix::fs::AtFlags::empty());
     Ok(())
 }
 
@@ -458,9 +437,7 @@ pub fn serve(store: &Store) -> i32 {
 fn live(store: &Store) -> Result<()> {
     close_from(3, false)?;
     // Whoever fails from here on tells who begins it: what can fail is done before leaving.
-    let listener = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3)?;
-    rustix::stdio::dup2_stdin(&File::open("/dev/null")?)?;
-    rustix::process::umask(rustix::fs::Mode::from(0o077));
+    let listener = process::take_input()?;
     let settings = store.package_settings()?;
     let cache: PackageCache = store.packages()?;
     let reach = Network {
@@ -469,11 +446,7 @@ fn live(store: &Store) -> Result<()> {
         no_proxy: settings.no_proxy.clone(),
     };
     let proxy = Proxy::new(&reach, cache, settings.archives(), settings.limit)?;
-    match clone(0, None).context("leaving the caller")? {
-        Cloned::Parent(_) => exit_now(0),
-        Cloned::Child => {}
-    }
-    rustix::process::setsid()?;
+    process::leave_caller()?;
     confine_proxy(&store.packages_dir())?;
     attend(listener, Arc::new(proxy))
 }
@@ -576,15 +549,7 @@ enum Heard {
 fn hear(listener: &OwnedFd) -> Result<Heard> {
     let line = accept_with(listener, SocketFlags::CLOEXEC)?;
     let mut bytes = [0u8; 256];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(&line, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let mut fds: Vec<OwnedFd> = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(more) = message {
-            fds.extend(more);
-        }
-    }
+    let mut received = receive_along(&line, &mut bytes, RecvFlags::empty())?;
     let said = &bytes[..received.bytes];
     if said == END {
         return Ok(Heard::End(line));
@@ -592,7 +557,7 @@ fn hear(listener: &OwnedFd) -> Result<Heard> {
     if let Some(name) = said.strip_prefix(WITHDRAW) {
         return Ok(Heard::Withdraw(name.to_vec(), line));
     }
-    match (said.strip_prefix(OFFER), fds.pop(), fds.pop()) {
+    match (said.strip_prefix(OFFER), received.fds.pop(), received.fds.pop()) {
         (Some(name), Some(init), Some(listener)) => Ok(Heard::Offer(Client {
             name: name.to_vec(),
             listener: listener.into(),

@@ -8,25 +8,27 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lazaret_base::{Context, Error, Kind, Result, error};
 use lazaret_config::Name;
+use lazaret_sys::local::{self, address_in};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
-    listen as listen_on, recv, send, socket_with, sockopt,
+    RecvFlags, SendFlags, SocketFlags, SocketType, accept_with, bind, connect, listen as listen_on, recv, send, sockopt,
 };
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::store::Store;
 
+/// The name of the socket in the container's run directory.
+const SOCKET: &str = "control";
 /// What is shown to a client that attaches later.
 const SCROLLBACK: usize = 64 * 1024;
 /// While more than this waits for a client, the console is not read on: a burst is no reason to lose anything.
@@ -44,9 +46,9 @@ pub const PACKET: usize = 4096;
 pub(crate) fn listen(store: &Store, name: &Name) -> Result<OwnedFd> {
     let dir = store.control_dir(name)?;
     // A dead keeper's socket may lie there. The lock is ours, so the place is.
-    let _ = rustix::fs::unlinkat(&dir, "control", AtFlags::empty());
-    let socket = new_socket(SocketFlags::NONBLOCK)?;
-    bind(&socket, &address(&dir)?).and_then(|()| listen_on(&socket, 64)).context("listening for clients")?;
+    let _ = rustix::fs::unlinkat(&dir, SOCKET, AtFlags::empty());
+    let socket = local::socket(SocketType::SEQPACKET, SocketFlags::NONBLOCK)?;
+    bind(&socket, &address_in(&dir, SOCKET)?).and_then(|()| listen_on(&socket, 64)).context("listening for clients")?;
     Ok(socket)
 }
 
@@ -56,8 +58,8 @@ pub fn connect_to(store: &Store, name: &Name) -> Result<OwnedFd> {
         return Err(stopped(name));
     }
     let Ok(dir) = store.control_dir(name) else { return Err(stopped(name)) };
-    let socket = new_socket(SocketFlags::empty())?;
-    match connect(&socket, &address(&dir)?) {
+    let socket = local::socket(SocketType::SEQPACKET, SocketFlags::empty())?;
+    match connect(&socket, &address_in(&dir, SOCKET)?) {
         Ok(()) => Ok(socket),
         Err(Errno::NOENT | Errno::CONNREFUSED) => Err(stopped(name)),
         Err(e) => Err(Error::from(e).context(format!("calling the keeper of `{name}`"))),
@@ -66,15 +68,6 @@ pub fn connect_to(store: &Store, name: &Name) -> Result<OwnedFd> {
 
 fn stopped(name: &Name) -> Error {
     error(format!("`{name}` is not running")).kind(Kind::Stopped).hint(format!("start it: lazaret start {name}"))
-}
-
-fn new_socket(flags: SocketFlags) -> Result<OwnedFd> {
-    Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags | SocketFlags::CLOEXEC, None)?)
-}
-
-/// Addresses of sockets are short (unix(7)); a descriptor's name in proc is shorter than any path.
-fn address(dir: &OwnedFd) -> Result<SocketAddrUnix> {
-    Ok(SocketAddrUnix::new(format!("/proc/self/fd/{}/control", dir.as_raw_fd()))?)
 }
 
 /// The log of a console: two files, of which the older goes when the newer is half the bound.

@@ -86,11 +86,11 @@ struct Facts<'a> {
     pending: bool,
 }
 
-/// Has a container have all that its configuration in force means by now.
-fn refresh(store: &Store, name: &Name, facts: &Facts<'_>, devices: &[Device], _lock: &Lock) -> Result<()> {
+/// Has a container have these nodes, and none else.
+fn refresh(store: &Store, name: &Name, facts: &Facts<'_>, wanted: Vec<Node>, _lock: &Lock) -> Result<()> {
     let pending = facts.pending;
     let given = store.given_devices(name)?;
-    let (had, wanted) = (given.nodes, wanted(devices, &candidates()));
+    let had = given.nodes;
     if had == wanted && !given.unsure {
         return store.write_given_devices(name, &Given { nodes: had, pending, unsure: false });
     }
@@ -129,8 +129,9 @@ pub(crate) fn begin(store: &Store, name: &Name) -> Result<()> {
 /// Has a running container have what is wanted now; what is not there is told.
 pub(crate) fn give(store: &Store, name: &Name, running: &Running, devices: &[Device]) -> Result<Vec<String>> {
     let facts = Facts { pending: true, ..facts(store, name, running)? };
-    refresh(store, name, &facts, devices, &store.lock_devices(name)?)?;
+    let lock = store.lock_devices(name)?;
     let candidates = candidates();
+    refresh(store, name, &facts, wanted(devices, &candidates), &lock)?;
     let absent = devices.iter().filter(|device| nodes_of(device, &candidates).is_empty());
     Ok(absent.map(|device| format!("no `{}` is there now; it will be given when it comes", device.which)).collect())
 }
@@ -144,7 +145,8 @@ pub(crate) fn settle(store: &Store, name: &Name) -> Result<()> {
     let mut now = running.config.clone();
     now.devices = store.document(name)?.config().devices.clone();
     store.write_running_config(name, &now)?;
-    refresh(store, name, &facts(store, name, &running)?, &now.devices, &store.lock_devices(name)?)
+    let lock = store.lock_devices(name)?;
+    refresh(store, name, &facts(store, name, &running)?, wanted(&now.devices, &candidates()), &lock)
 }
 
 /// The change is written down.
@@ -205,7 +207,7 @@ pub(crate) fn follow(store: &Store, name: &Name) -> bool {
             return Ok(());
         }
         let facts = Facts { pending: given.pending, ..facts(store, name, &running)? };
-        refresh(store, name, &facts, &running.config.devices, &lock)
+        refresh(store, name, &facts, wanted(&running.config.devices, &candidates()), &lock)
     })();
     // A container that is ending, or a device that has gone again: the next event, or nobody, wants to know.
     let _ = followed;

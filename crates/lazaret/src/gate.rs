@@ -5,9 +5,8 @@
 //! along and nothing else; the next application has another one begun.
 
 use std::fs::File;
-use std::io::{IoSlice, IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,14 +17,11 @@ use lazaret_desktop::Session;
 use lazaret_gate::pulse;
 use lazaret_gate::x11::cookie::Trust;
 use lazaret_gate::x11::{self, Cookie, Ends, Identity, Server, Settings, authority};
-use lazaret_sys::process::{Cloned, clone, close_from, exit_now, set_command_line, with_file_ids};
+use lazaret_sys::local::{self, address_in, receive_along, send_along};
+use lazaret_sys::process::{close_from, set_command_line, with_file_ids};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, renameat, unlinkat};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recvmsg, sendmsg, socket_with,
-    socketpair,
-};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, connect, listen, socketpair};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, umask};
 use serde::{Deserialize, Serialize};
 
@@ -156,7 +152,7 @@ pub(crate) fn ensure_sound(store: &Store, name: &Name, running: &Running, sessio
     let heard = Heard { socket: socket.clone(), directory: (directory.st_dev, directory.st_ino), uid: person.uid };
     // Whoever connects there is a program, which is no call.
     let programs = store.session_pulse(name)?;
-    let alive = connect(&new_socket()?, &address(programs.as_fd(), PULSE)?).is_ok();
+    let alive = connect(&new_socket()?, &address_in(&programs, PULSE)?).is_ok();
     if alive && store.sound_record(name).as_ref() == Some(&heard) {
         return Ok(true);
     }
@@ -176,9 +172,9 @@ pub(crate) fn silence(store: &Store, name: &Name) {
 
 /// Whether a container's programs can play now.
 pub fn plays(store: &Store, name: &Name) -> bool {
-    store.session_pulse(name).is_ok_and(|dir| {
-        new_socket().is_ok_and(|to| address(dir.as_fd(), PULSE).is_ok_and(|at| connect(&to, &at).is_ok()))
-    })
+    store
+        .session_pulse(name)
+        .is_ok_and(|dir| new_socket().is_ok_and(|to| address_in(&dir, PULSE).is_ok_and(|at| connect(&to, &at).is_ok())))
 }
 
 /// Programs that are connected stay where they are.
@@ -296,7 +292,7 @@ fn call(store: &Store, name: &Name) -> Result<Option<Line>> {
 fn call_at(store: &Store, name: &Name, at: &str) -> Result<Option<Line>> {
     let Ok(dir) = store.control_dir(name) else { return Ok(None) };
     let socket = new_socket()?;
-    match connect(&socket, &address(dir.as_fd(), at)?) {
+    match connect(&socket, &address_in(&dir, at)?) {
         Ok(()) => {}
         Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
         Err(e) => return Err(e).context("calling a gate"),
@@ -308,12 +304,7 @@ fn call_at(store: &Store, name: &Name, at: &str) -> Result<Option<Line>> {
 }
 
 fn new_socket() -> Result<OwnedFd> {
-    Ok(socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
-}
-
-/// By way of a descriptor it has no length limit.
-fn address(dir: BorrowedFd<'_>, name: &str) -> Result<SocketAddrUnix> {
-    Ok(SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?)
+    Ok(local::socket(SocketType::STREAM, SocketFlags::empty())?)
 }
 
 // --- beginning it ---
@@ -334,11 +325,7 @@ fn begin(store: &Store, name: &Name, running: &Running, order: &Order) -> Result
     // Or its end would go unheard.
     drop(program);
     let bytes = serde_json::to_vec(order).map_err(|e| error(e.to_string()))?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [programs.as_fd(), calls.as_fd(), life.as_fd()];
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    sendmsg(&ours, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    send_along(&ours, &bytes, &[programs.as_fd(), calls.as_fd(), life.as_fd()])?;
     // It leaves us as soon as it has heard, and closes the line when it serves.
     begun.wait()?;
     let mut wrong = vec![0; LONGEST_ANSWER];
@@ -366,7 +353,7 @@ fn listen_at(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<OwnedFd> {
     let _ = unlinkat(dir, &new, AtFlags::empty());
     let socket = new_socket()?;
     let before = umask(Mode::from_raw_mode(0o777 & !mode));
-    let bound = bind(&socket, &address(dir, &new)?);
+    let bound = bind(&socket, &address_in(dir, &new)?);
     umask(before);
     bound.and_then(|()| listen(&socket, 128)).with_context(listening)?;
     renameat(dir, &new, dir, name).with_context(listening)?;
@@ -406,12 +393,9 @@ pub fn serve() -> i32 {
     if close_from(3, false).is_err() {
         return 1;
     }
-    let Ok(line) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 1 };
+    let Ok(line) = process::take_input() else { return 1 };
     let served = hear(line.as_fd()).and_then(|(order, ends)| {
-        match clone(0, None).context("leaving the caller")? {
-            Cloned::Parent(_) => exit_now(0),
-            Cloned::Child => {}
-        }
+        process::leave_caller()?;
         become_gate(&order).map(|server| (order, ends, server))
     });
     match served {
@@ -435,11 +419,8 @@ fn serve_until_the_end(order: Order, ends: &Ends, server: PathBuf) -> Result<()>
                 name: order.name,
                 server: Server { socket: server, credential: Cookie::parse(&credential) },
                 trust: if trusted { Trust::Trusted } else { Trust::Untrusted },
-                clipboard: match clipboard.as_str() {
-                    "off" => x11::Clipboard::Off,
-                    "both" => x11::Clipboard::Both,
-                    _ => x11::Clipboard::Out,
-                },
+                clipboard: x11::Clipboard::parse(&clipboard)
+                    .ok_or_else(|| error(format!("`{clipboard}` is no word for a clipboard")))?,
                 connections: MOST_CONNECTIONS,
             };
             x11::serve(ends, settings)
@@ -449,14 +430,9 @@ fn serve_until_the_end(order: Order, ends: &Ends, server: PathBuf) -> Result<()>
 
 fn hear(line: BorrowedFd<'_>) -> Result<(Order, Ends)> {
     let mut bytes = vec![0; LONGEST_ORDER];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(line, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let received = receive_along(line, &mut bytes, RecvFlags::empty())?;
     let order = serde_json::from_slice(&bytes[..received.bytes]).map_err(|e| error(e.to_string()))?;
-    let mut fds = control.drain().flat_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
-        _ => Vec::new(),
-    });
+    let mut fds = received.fds.into_iter();
     match (fds.next(), fds.next(), fds.next()) {
         (Some(programs), Some(calls), Some(life)) => Ok((order, Ends { programs, calls, life })),
         _ => Err(error("a descriptor is missing")),
@@ -465,11 +441,7 @@ fn hear(line: BorrowedFd<'_>) -> Result<(Order, Ends)> {
 
 /// Gives up everything but what a gate needs. The server's socket comes back as it is named from then on.
 fn become_gate(order: &Order) -> Result<PathBuf> {
-    rustix::process::setsid()?;
     // For process lists; where it can't be changed they show how it was called.
     let _ = set_command_line(&["lazaret", SERVICE, &order.name]);
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    drop(null);
     Ok(x11::confine(&order.socket, Some(Identity { uid: order.uid, gid: order.gid }))?.socket)
 }

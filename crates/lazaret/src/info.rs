@@ -286,12 +286,14 @@ pub fn info(store: &Store, name: &Name) -> Result<Info> {
         Some(_) => store.running_config(name).map(|now| live_changes(&now, &config).1).unwrap_or_default(),
         None => Vec::new(),
     };
+    let (shares, devices) = (share::lines(&config), device::lines(&config));
+    let with_gates = run.as_ref().filter(|_| config.desktop.display != Display::None);
     Ok(Info {
         name: name.clone(),
         state,
-        openings: openings(&config, &record),
-        shares: share::lines(&config),
-        devices: device::lines(&config),
+        openings: openings(&config, &record, &shares, &devices),
+        shares,
+        devices,
         image: record.image.name,
         rootfs: record.image.rootfs,
         storage: record.storage,
@@ -306,8 +308,8 @@ pub fn info(store: &Store, name: &Name) -> Result<Info> {
         confinement: run.as_ref().and_then(|run| confinement(run.init)),
         network: run.as_ref().and_then(|run| connection(store, name, run)),
         // It may be ending just now.
-        gate: run.as_ref().and_then(|_| gate::look(store, name).ok().flatten()),
-        plays: run.is_some() && gate::plays(store, name),
+        gate: with_gates.and_then(|_| gate::look(store, name).ok().flatten()),
+        plays: with_gates.is_some() && gate::plays(store, name),
         config,
         at_next_start,
         notes: run.map(|run| run.notes).unwrap_or_default(),
@@ -324,7 +326,7 @@ fn connection(store: &Store, name: &Name, run: &RunState) -> Option<network::Att
 }
 
 /// What weakens the wall, in a sentence each, by what the user asked for.
-pub fn openings(config: &Config, record: &Record) -> Vec<String> {
+fn openings(config: &Config, record: &Record, shares: &[share::Line], devices: &[device::Line]) -> Vec<String> {
     let mut openings = Vec::new();
     let mut open = |is: bool, what: &str| {
         if is {
@@ -344,8 +346,8 @@ pub fn openings(config: &Config, record: &Record) -> Vec<String> {
     if !config.env_pass.is_empty() {
         openings.push(format!("variables let in: {}", list(config.env_pass.clone())));
     }
-    openings.extend(share::lines(config).iter().map(ToString::to_string));
-    openings.extend(device::lines(config).iter().map(ToString::to_string));
+    openings.extend(shares.iter().map(ToString::to_string));
+    openings.extend(devices.iter().map(ToString::to_string));
     openings.extend(network_openings(&config.network));
     openings.extend(desktop_openings(&config.desktop));
     for bind in &record.image.binds {

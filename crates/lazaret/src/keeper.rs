@@ -255,7 +255,14 @@ impl Keeper {
         let private = private.chain(netd.as_deref().map(AsFd::as_fd)).collect();
         let connect = Some(&mut *network as &mut dyn spawn::Connect);
         let started = spawn::start(spawn::Start { plan: &plan, owner, stdio, private, network: connect, inject })?;
-        self.store.write_given_devices(&self.name, &Given { nodes: started.nodes.clone(), ..Given::default() })?;
+        match started.nodes.is_empty() {
+            // Of the start before, if the container has begun anew.
+            true => self.store.forget_given_devices(&self.name),
+            false => {
+                let given = Given { nodes: started.nodes.clone(), ..Given::default() };
+                self.store.write_given_devices(&self.name, &given)?;
+            }
+        }
         self.state.notes.extend(started.notes.iter().cloned());
         self.state.network = network.attached.clone();
         self.state.notes.extend(network.attached.iter().flat_map(|attached| attached.notes.clone()));
@@ -348,8 +355,8 @@ impl Keeper {
         let log = Log::open(&self.store, &self.name, self.document.config().console_log.bytes());
         // A kernel that tells nothing has no devices that come.
         let uevents = device::listen().ok();
-        // What came while nobody listened.
-        let mut behind = uevents.is_some() && !device::follow(&self.store, &self.name);
+        // Something may have come while nobody listened.
+        let mut behind = uevents.is_some() && !self.document.config().devices.is_empty();
         let mut console = Console::new(&started.console, log, std::mem::take(clients))?;
         loop {
             let mut fds = vec![
@@ -370,6 +377,7 @@ impl Keeper {
             }
             console.watch(&mut fds);
             let due = self.network.as_ref().and_then(Connection::until_due);
+            behind = behind && !device::follow(&self.store, &self.name);
             let again = behind.then_some(DEVICES_AGAIN);
             match poll(&mut fds, sooner(sooner(console.held_up(), due), again).as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -386,7 +394,6 @@ impl Keeper {
             {
                 behind |= device::heard(uevents.as_fd());
             }
-            behind = behind && !device::follow(&self.store, &self.name);
             if (fixed > network_at && !ready[network_at].is_empty()) || due.is_some() {
                 self.network.iter_mut().for_each(|network| network.mend(&self.store, started.init.pid));
             }

@@ -34,11 +34,7 @@ pub fn edit(store: &Store, name: &Name, edit: impl FnOnce(&mut Document) -> Resu
     share::check(store, name, &new.cloned().collect::<Vec<_>>())?;
     let new = document.config().devices.iter().filter(|device| !before.devices.contains(device));
     device::check(name, &new.cloned().collect::<Vec<_>>())?;
-    let changed = apply(store, name, &document)?;
-    store.write_document(name, &document)?;
-    store.forget_change_of_shares(name);
-    device::settled(store, name)?;
-    Ok(changed)
+    take_effect(store, name, &document)
 }
 
 /// Replaces the whole configuration by one that a person wrote. What was there may make no sense.
@@ -51,6 +47,11 @@ pub fn replace(store: &Store, name: &Name, document: &Document) -> Result<Change
     }
     share::check(store, name, &document.config().shares)?;
     device::check(name, &document.config().devices)?;
+    take_effect(store, name, document)
+}
+
+/// Has a container that runs follow what is wanted, and then writes it down.
+fn take_effect(store: &Store, name: &Name, document: &Document) -> Result<Changed> {
     let changed = apply(store, name, document)?;
     store.write_document(name, document)?;
     store.forget_change_of_shares(name);

@@ -21,7 +21,6 @@ pub use lazaret_net::wire::{Attachment, Impairment, Network, Verdict};
 use lazaret_runtime::plan;
 use lazaret_runtime::spawn::{Connect, RESOLVER_MARK, network_of};
 use lazaret_runtime::systemd::{self, Manager, Scope};
-use lazaret_sys::process::{Cloned, clone, exit_now};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use serde::Serialize;
@@ -103,15 +102,9 @@ fn live_as_netd(store: &Store, detached: bool) -> Result<()> {
         return Err(error("descriptors of others can't be closed"));
     }
     if detached {
-        match clone(0, None).context("leaving the caller")? {
-            Cloned::Parent(_) => exit_now(0),
-            Cloned::Child => {}
-        }
-        rustix::process::setsid()?;
+        process::leave_caller()?;
     }
-    let listener = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3)?;
-    rustix::stdio::dup2_stdin(&File::open("/dev/null")?)?;
-    rustix::process::umask(rustix::fs::Mode::from(0o077));
+    let listener = process::take_input()?;
     store.prepare()?;
     let place = store.network();
     if detached && systemd::present() {

@@ -1,10 +1,15 @@
 //! Processes of our own program, and telling one from a later one with the same number.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
 use lazaret_base::{Context, Kind, Result, error};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use lazaret_sys::process::{Cloned, clone, exit_now};
+use rustix::fs::Mode;
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid, umask};
+use rustix::stdio::{dup2_stdin, stdin};
 
 use crate::store::Store;
 
@@ -29,6 +34,25 @@ pub(crate) fn begin_service(store: &Store, words: &[&str], listener: OwnedFd, wh
         true => Ok(()),
         false => Err(error(format!("{what} could not begin: {begun}"))),
     }
+}
+
+/// Leaves whoever has begun this process: they see it end well, while a copy of it goes on in a session of its own.
+pub(crate) fn leave_caller() -> Result<()> {
+    match clone(0, None).context("leaving the caller")? {
+        Cloned::Parent(_) => exit_now(0),
+        Cloned::Child => {}
+    }
+    setsid()?;
+    Ok(())
+}
+
+/// Takes the descriptor that a service has as its standard input. Nothing is there afterwards, and files that the
+/// service makes are nobody else's.
+pub(crate) fn take_input() -> Result<OwnedFd> {
+    let given = fcntl_dupfd_cloexec(stdin(), 3)?;
+    dup2_stdin(&File::options().read(true).write(true).open("/dev/null")?)?;
+    umask(Mode::from_raw_mode(0o077));
+    Ok(given)
 }
 
 /// The file that this process runs.

@@ -166,6 +166,11 @@ pub(crate) fn spec(
         None => own_program(&config, record),
     };
     let environment = environment(record, passed, &config);
+    // Where nothing is theirs, nobody needs to look for them.
+    let person = match config.shares.is_empty() && config.devices.is_empty() {
+        true => (0, 0),
+        false => crate::share::person(store, name, record, &config),
+    };
     Spec {
         name: name.clone(),
         root: store.root_of(name, record, config.volatile),
@@ -175,7 +180,7 @@ pub(crate) fn spec(
         ids: record.ids.map(Into::into),
         group,
         scratch: store.scratch(name),
-        person: crate::share::person(store, name, record, &config),
+        person,
         network: crate::network::of(&config),
         program,
         environment,

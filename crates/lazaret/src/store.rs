@@ -786,6 +786,12 @@ impl Store {
         write_renamed(&self.run_dir(name), "devices.json", &bytes)
     }
 
+    /// Nothing is given.
+    pub(crate) fn forget_given_devices(&self, name: &Name) {
+        // Mostly there is no such file.
+        let _ = fs::remove_file(self.run_dir(name).join("devices.json"));
+    }
+
     /// An empty directory that the stage mounts over, in its own namespace.
     pub(crate) fn scratch(&self, name: &Name) -> PathBuf {
         self.run_dir(name).join("scratch")

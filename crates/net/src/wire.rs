@@ -3,20 +3,15 @@
 //! One packet is one [`Request`] or one [`Answer`]; a request is answered by one packet, or by several that end
 //! with [`Answer::End`]. A keeper's attachment lives as long as the connection on which it asked for it.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use lazaret_base::{Context, Error, Result, Wire, error};
 use lazaret_config::Network as Settings;
+use lazaret_sys::local::{self, address_in, receive_along, send_along};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recvmsg, sendmsg,
-    socket_with,
-};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, listen};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -25,9 +20,6 @@ pub const VERSION: u32 = 1;
 
 /// No packet is longer, so that a mistaken peer costs no memory.
 pub const LONGEST: usize = 128 * 1024;
-
-/// No packet carries more descriptors.
-const MOST_FDS: usize = 1;
 
 /// The name of the socket in its directory.
 const SOCKET: &str = "socket";
@@ -249,8 +241,8 @@ impl Line {
     /// Calls netd by its socket in `dir`. Errors of kind [`Errno::NOENT`] and [`Errno::CONNREFUSED`] mean that there
     /// is none.
     pub fn call(dir: BorrowedFd<'_>) -> Result<Line> {
-        let socket = new_socket(SocketFlags::empty())?;
-        connect(&socket, &address(dir)?)?;
+        let socket = local::socket(SocketType::SEQPACKET, SocketFlags::empty())?;
+        connect(&socket, &address_in(dir, SOCKET)?)?;
         Ok(Line(socket))
     }
 
@@ -312,8 +304,8 @@ pub enum Heard<T> {
 pub fn listen_in(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
     // Mostly there is none.
     let _ = rustix::fs::unlinkat(dir, SOCKET, rustix::fs::AtFlags::empty());
-    let socket = new_socket(SocketFlags::empty())?;
-    bind(&socket, &address(dir)?).and_then(|()| listen(&socket, 1024)).context("making netd's socket")?;
+    let socket = local::socket(SocketType::SEQPACKET, SocketFlags::empty())?;
+    bind(&socket, &address_in(dir, SOCKET)?).and_then(|()| listen(&socket, 1024)).context("making netd's socket")?;
     Ok(socket)
 }
 
@@ -321,15 +313,6 @@ pub fn listen_in(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
 pub fn unlisten(dir: BorrowedFd<'_>) {
     // It may be gone.
     let _ = rustix::fs::unlinkat(dir, SOCKET, rustix::fs::AtFlags::empty());
-}
-
-fn new_socket(flags: SocketFlags) -> Result<OwnedFd> {
-    Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags | SocketFlags::CLOEXEC, None)?)
-}
-
-/// Addresses of sockets are short (unix(7)); a descriptor's name in proc is shorter than any path.
-fn address(dir: BorrowedFd<'_>) -> Result<SocketAddrUnix> {
-    Ok(SocketAddrUnix::new(format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd()))?)
 }
 
 /// netd: the next request of a client, without waiting.
@@ -362,40 +345,25 @@ fn say(socket: BorrowedFd<'_>, message: &impl Serialize, fd: Option<BorrowedFd<'
         return Err(error(format!("more than {LONGEST} bytes are to be said at once"))
             .hint("shorten the lists of the container's network policy"));
     }
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<_> = fd.into_iter().collect();
-    if !fds.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(&fds));
-    }
-    sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    send_along(socket, &bytes, fd.as_slice())?;
     Ok(())
 }
 
 fn hear<T: DeserializeOwned>(socket: BorrowedFd<'_>, flags: RecvFlags) -> Result<Heard<T>> {
     let mut bytes = vec![0; LONGEST];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = loop {
-        match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags | RecvFlags::CMSG_CLOEXEC) {
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return Ok(Heard::Nothing),
-            Err(Errno::CONNRESET) => return Ok(Heard::Gone),
-            other => break other?,
-        }
+    let received = match receive_along(socket, &mut bytes, flags) {
+        Err(Errno::AGAIN) => return Ok(Heard::Nothing),
+        Err(Errno::CONNRESET) => return Ok(Heard::Gone),
+        other => other?,
     };
     if received.bytes == 0 {
         return Ok(Heard::Gone);
     }
-    let fd = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    if received.flags.contains(ReturnFlags::TRUNC) {
+    if received.cut {
         return Ok(Heard::Nonsense(error(format!("a packet of more than {LONGEST} bytes"))));
     }
     Ok(match serde_json::from_slice(&bytes[..received.bytes]) {
-        Ok(message) => Heard::Said(message, fd),
+        Ok(message) => Heard::Said(message, received.fds.into_iter().next()),
         Err(e) => Heard::Nonsense(error(format!("a packet that makes no sense: {e}"))),
     })
 }
@@ -410,7 +378,8 @@ mod tests {
     use super::*;
 
     fn pair() -> (OwnedFd, OwnedFd) {
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+        rustix::net::socketpair(rustix::net::AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .unwrap()
     }
 
     #[test]

@@ -4,15 +4,12 @@
 //! to begin and hears that it has ended, or which step failed. Descriptors that one side made and another
 //! needs travel with these messages, each under a name.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use lazaret_base::{Context, Error, Result, Wire, error};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
+use lazaret_sys::local::{receive_along, send_along};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 use serde::{Deserialize, Serialize};
 
 /// What a descriptor that crosses sides is.
@@ -81,8 +78,6 @@ pub enum End {
 
 /// No message is longer: the longest is an error.
 const LONGEST: usize = 16 * 1024;
-/// No message carries more descriptors.
-const MOST: usize = 16;
 
 impl Line {
     /// Both ends of a new line.
@@ -126,41 +121,26 @@ impl Line {
 
     fn say(&self, word: &Word, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let bytes = serde_json::to_vec(word).map_err(|e| error(e.to_string()))?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(fds));
-        }
-        sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
+        send_along(&self.0, &bytes, fds)?;
         Ok(())
     }
 
     fn hear(&self, fds: &mut Fds) -> Result<Option<Word>> {
         let mut bytes = vec![0; LONGEST];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = loop {
-            match recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Err(rustix::io::Errno::INTR) => {}
-                // A side that was killed with words of ours unread resets the line.
-                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-                other => break other?,
-            }
+        let received = match receive_along(&self.0, &mut bytes, RecvFlags::empty()) {
+            // A side that was killed with words of ours unread resets the line.
+            Err(Errno::CONNRESET) => return Ok(None),
+            other => other?,
         };
         if received.bytes == 0 {
             return Ok(None);
         }
-        if received.flags.contains(ReturnFlags::TRUNC) {
+        if received.cut {
             return Err(error("a message between the sides of a start was cut short"));
         }
         let word = serde_json::from_slice(&bytes[..received.bytes]).map_err(|e| error(e.to_string()))?;
-        let mut arrived = control.drain().filter_map(|m| match m {
-            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-            _ => None,
-        });
         if let Word::Begin(slots) | Word::Done(slots) = &word {
-            let arrived: Vec<OwnedFd> = arrived.by_ref().flatten().collect();
-            for (slot, fd) in slots.iter().zip(arrived) {
+            for (slot, fd) in slots.iter().zip(received.fds) {
                 fds.put(*slot, fd);
             }
         }

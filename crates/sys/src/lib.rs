@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod local;
 pub mod lock;
 pub mod mount;
 pub mod net;

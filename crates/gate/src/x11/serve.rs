@@ -56,7 +56,8 @@ pub enum Clipboard {
 }
 
 impl Clipboard {
-    fn parse(word: &str) -> Option<Clipboard> {
+    /// The policy of this name.
+    pub fn parse(word: &str) -> Option<Clipboard> {
         match word {
             "off" => Some(Clipboard::Off),
             "out" => Some(Clipboard::Out),

@@ -1,19 +1,16 @@
 //! The sockets that need privilege to open: made by netd, used by the responder.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use lazaret_base::{Context, Result, error};
+use lazaret_sys::local::{Received, receive_along, send_along};
 use lazaret_sys::packet::{bind_to_interface, hear_icmp6_only};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, Protocol, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, bind, ipproto, listen, netdevice, recvmsg, sendmsg,
-    socket_with, sockopt,
+    AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, bind, ipproto, listen, netdevice, socket_with, sockopt,
 };
 
 use crate::router;
@@ -103,10 +100,7 @@ impl Sockets {
             *place = *role as u8;
         }
         let descriptors: Vec<BorrowedFd<'_>> = self.descriptors.iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&descriptors));
-        let sent = sendmsg(line, &[IoSlice::new(&head)], &mut control, SendFlags::NOSIGNAL)?;
+        let sent = send_along(line, &head, &descriptors)?;
         if sent == HAND_OVER { Ok(()) } else { Err(error("the control line took half a message")) }
     }
 
@@ -115,15 +109,7 @@ impl Sockets {
         let mut waiting = [PollFd::new(line, PollFlags::IN)];
         while poll(&mut waiting, None) == Err(Errno::INTR) {}
         let mut head = [0; HAND_OVER];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = recvmsg(line, &mut [IoSliceMut::new(&mut head)], &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
-        let mut descriptors = Vec::new();
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(rights) = message {
-                descriptors.extend(rights);
-            }
-        }
+        let Received { bytes: received, fds: descriptors, .. } = receive_along(line, &mut head, RecvFlags::empty())?;
         let roles: Vec<Role> = head[5..]
             .iter()
             .take(usize::from(head[4]))
