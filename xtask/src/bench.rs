@@ -186,8 +186,15 @@ impl Field {
     }
 
     fn lazaret(&self, words: &[&str]) -> Command {
+        let mut command = self.lazaret_of(&self.world.dir.join("state"));
+        command.args(words);
+        command
+    }
+
+    /// Of an installation of its own.
+    fn lazaret_of(&self, state: &Path) -> Command {
         let mut command = Command::new(&self.lazaret);
-        command.arg("--root").arg(self.world.dir.join("state")).args(words);
+        command.arg("--root").arg(state);
         // What is measured with a network says so.
         command.env("LAZARET_NETWORK", "none");
         command

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::digest::Hashing;
 use crate::named::{About, Image};
 use crate::simplestreams::LARGEST_METADATA;
-use crate::store::{Made, now};
+use crate::store::{ArchiveFile, Made, now};
 use crate::template::{self, Metadata};
 use crate::{Layer, LayerId, Limits, Progress, Store, oci, squashfs};
 
@@ -26,6 +26,13 @@ impl Store {
         let mut file = File::from(rustix::fs::open(path, flags, Mode::empty()).with_context(importing)?);
         if file.metadata().with_context(importing)?.is_dir() && oci::is_layout(path) {
             return self.import_oci(path, None, progress);
+        }
+        // One that was seen before is not looked into.
+        if metadata.is_none() && file.metadata().with_context(importing)?.is_file() {
+            let seen = ArchiveFile::of(path, file.try_clone().with_context(importing)?).with_context(importing)?;
+            if let Some(layer) = self.known_bare(&seen)? {
+                return Ok(unnamed(layer, Metadata::default()));
+            }
         }
         let mut magic = [0; 4];
         let n = file.read(&mut magic).with_context(importing)?;
@@ -42,14 +49,7 @@ impl Store {
             described = found.filter(|_| metadata.is_none()).unwrap_or(described);
             layer
         };
-        let about = About {
-            description: described.description,
-            architecture: layer.architecture.clone().unwrap_or_default(),
-            since: now(),
-            ..About::default()
-        };
-        let templates = described.templates;
-        Ok(Image { name: String::new(), layer: layer.id, about, origin: None, templates, program: None })
+        Ok(unnamed(layer, described))
     }
 
     fn import_squashfs(&self, mut file: File, path: &Path) -> Result<Layer> {
@@ -79,9 +79,26 @@ impl Store {
     fn import_described(&self, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(Layer, Option<Metadata>)> {
         let layer = self.import_tarball(path, progress)?;
         // What is beside the root in a unified image stands at its beginning, so this reads little.
-        let found = File::open(path).ok().and_then(|file| template::metadata_of_unified(file).transpose());
-        Ok((layer, found.transpose()?))
+        let Ok(file) = File::open(path) else { return Ok((layer, None)) };
+        let archive = ArchiveFile::of(path, file)?;
+        let found = template::metadata_of_unified(archive.rewound()?)?;
+        if found.is_none() {
+            self.note_bare(&archive, &layer)?;
+        }
+        Ok((layer, found))
     }
+}
+
+/// An image that has no name yet.
+fn unnamed(layer: Layer, described: Metadata) -> Image {
+    let about = About {
+        description: described.description,
+        architecture: layer.architecture.clone().unwrap_or_default(),
+        since: now(),
+        ..About::default()
+    };
+    let templates = described.templates;
+    Image { name: String::new(), layer: layer.id, about, origin: None, templates, program: None }
 }
 
 fn read_metadata(path: &Path) -> Result<Metadata> {

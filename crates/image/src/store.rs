@@ -307,15 +307,35 @@ impl Store {
 
     /// The layer of a file that was read before and has not changed since.
     fn known(&self, archive: &ArchiveFile) -> Result<Option<Layer>> {
-        // An index that can't be read is made anew.
-        let Some(entry) = File::open(self.index_path(archive)).ok().and_then(|file| read_json::<Indexed>(file).ok())
-        else {
-            return Ok(None);
-        };
-        if (entry.path.as_bytes(), &entry.stamp) != (archive.path.to_string_lossy().as_bytes(), &archive.stamp) {
-            return Ok(None);
+        match self.indexed(archive) {
+            Some(entry) => self.find(&LayerId::Archive(Digest::from_hex(&entry.digest)?)),
+            None => Ok(None),
         }
-        self.find(&LayerId::Archive(Digest::from_hex(&entry.digest)?))
+    }
+
+    /// The same if it was found to be a root and nothing beside it: then nobody needs to look into it again.
+    pub(crate) fn known_bare(&self, archive: &ArchiveFile) -> Result<Option<Layer>> {
+        match self.indexed(archive) {
+            Some(entry) if entry.bare => self.find(&LayerId::Archive(Digest::from_hex(&entry.digest)?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Notes that an archive, which became this layer, is a root and nothing beside it.
+    pub(crate) fn note_bare(&self, archive: &ArchiveFile, layer: &Layer) -> Result<()> {
+        archive.check_unchanged()?;
+        match self.known(archive)? {
+            Some(known) if known.id == layer.id => self.write_index(archive, layer, true),
+            // The file was replaced meanwhile: what was looked into is not what became the layer.
+            _ => Ok(()),
+        }
+    }
+
+    fn indexed(&self, archive: &ArchiveFile) -> Option<Indexed> {
+        // An index that can't be read is made anew.
+        let entry: Indexed = read_json(File::open(self.index_path(archive)).ok()?).ok()?;
+        let same = entry.path == archive.path.to_string_lossy() && entry.stamp == archive.stamp;
+        same.then_some(entry)
     }
 
     /// A file of the size of a known one may be a copy of it: reading is far cheaper than unpacking.
@@ -343,9 +363,13 @@ impl Store {
     }
 
     fn remember(&self, archive: &ArchiveFile, layer: &Layer) -> Result<()> {
+        self.write_index(archive, layer, false)
+    }
+
+    fn write_index(&self, archive: &ArchiveFile, layer: &Layer, bare: bool) -> Result<()> {
         let LayerId::Archive(digest) = layer.id else { return Ok(()) };
         let path = archive.path.to_string_lossy().into_owned();
-        let entry = Indexed { path, stamp: archive.stamp.clone(), digest: digest.hex() };
+        let entry = Indexed { path, stamp: archive.stamp.clone(), digest: digest.hex(), bare };
         let json = serde_json::to_vec(&entry).map_err(|e| error(e.to_string()))?;
         write_atomic(&self.index_path(archive), &json).map_err(full)
     }
@@ -494,6 +518,9 @@ struct Indexed {
     #[serde(flatten)]
     stamp: Stamp,
     digest: String,
+    /// The archive was looked into: it is a root and nothing beside it.
+    #[serde(default)]
+    bare: bool,
 }
 
 /// What changes when a file does. The change time can't be set by anyone, unlike the modification time.
@@ -520,14 +547,14 @@ impl Stamp {
 }
 
 /// An archive on the host.
-struct ArchiveFile {
+pub(crate) struct ArchiveFile {
     path: PathBuf,
     file: File,
     stamp: Stamp,
 }
 
 impl ArchiveFile {
-    fn of(path: &Path, file: File) -> Result<ArchiveFile> {
+    pub(crate) fn of(path: &Path, file: File) -> Result<ArchiveFile> {
         if !file.metadata()?.is_file() {
             return Err(error("it is not a regular file").kind(Kind::Invalid));
         }
@@ -539,7 +566,7 @@ impl ArchiveFile {
         format!("{}-{}", self.stamp.device, self.stamp.inode)
     }
 
-    fn rewound(&self) -> Result<&File> {
+    pub(crate) fn rewound(&self) -> Result<&File> {
         fs::seek(&self.file, fs::SeekFrom::Start(0))?;
         Ok(&self.file)
     }

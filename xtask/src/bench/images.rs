@@ -13,6 +13,9 @@ use crate::run::quietly;
 use crate::stage::stage;
 
 /// What all rows need.
+///
+/// What a turn has made stays until the bench ends: a file system takes long to make files where thousands have just
+/// been removed (ext4 looks for inodes that were not used lately), and the next turn, of whoever, would pay for it.
 pub struct Images<'a> {
     field: &'a Field,
     dir: PathBuf,
@@ -69,8 +72,7 @@ impl<'a> Images<'a> {
     /// The same set of packages, from a local cache as well: left to itself, it takes usrmerge, which brings all of
     /// perl.
     fn mmdebstrap(&self) -> Result<Duration> {
-        let (tree, cache) = (self.path("mm"), self.path("mm-cache"));
-        let _ = fs::remove_dir_all(&tree);
+        let (tree, cache) = (self.new_path(), self.path("mm-cache"));
         fs::create_dir_all(&cache).map_err(|e| format!("making `{}`: {e}", cache.display()))?;
         let cache = cache.display();
         let fill =
@@ -89,6 +91,11 @@ impl<'a> Images<'a> {
         timed(mmdebstrap)
     }
 
+    /// A path that was not used before.
+    fn new_path(&self) -> PathBuf {
+        self.path(&format!("made-{}", self.field.fresh()))
+    }
+
     /// Each begins with an idle disk, and pays for no other.
     fn settle(&self) -> Result<()> {
         timed(Command::new("sync")).map(drop)
@@ -96,32 +103,28 @@ impl<'a> Images<'a> {
 
     fn import(&self, archive: &Path) -> Result<Duration> {
         self.settle()?;
-        let spent = timed(self.field.lazaret(&["-q", "image", "import", &archive.to_string_lossy(), "imported"]))?;
-        timed(self.field.lazaret(&["-q", "image", "remove", "imported"]))?;
-        Ok(spent)
+        // Where nobody has seen the archive.
+        let mut import = self.field.lazaret_of(&self.new_path());
+        import.args(["-q", "image", "import"]).arg(archive).arg("imported");
+        timed(import)
     }
 
     /// As a person would unpack it, into a directory on the same disk, all attributes kept.
     fn tar(&self, archive: &Path, how: &str) -> Result<Duration> {
         self.settle()?;
-        let into = self.path("tarred");
+        let into = self.new_path();
         fs::create_dir(&into).map_err(|e| format!("making `{}`: {e}", into.display()))?;
         let mut tar = Command::new("tar");
         tar.args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls", how, "-xf"]).arg(archive);
         tar.arg("-C").arg(&into);
-        let spent = timed(tar)?;
-        fs::remove_dir_all(&into).map_err(|e| format!("removing `{}`: {e}", into.display()))?;
-        Ok(spent)
+        timed(tar)
     }
 
     fn lxc_create(&self) -> Result<Duration> {
-        let (containers, name) = (self.path("lxc"), "made");
         let mut create = Command::new("lxc-create");
-        create.arg("-P").arg(&containers).args(["-n", name, "-t", "local", "--", "--metadata"]);
+        create.arg("-P").arg(self.new_path()).args(["-n", "made", "-t", "local", "--", "--metadata"]);
         create.arg(self.path("meta.tar.xz")).arg("--fstree").arg(self.path("root.tar.xz"));
-        let spent = timed(create)?;
-        fs::remove_dir_all(containers.join(name)).map_err(|e| format!("removing LXC's container: {e}"))?;
-        Ok(spent)
+        timed(create)
     }
 
     /// All of them. Each takes seconds: few rounds.
@@ -160,11 +163,11 @@ impl<'a> Images<'a> {
     pub fn memory(&self) -> Result<Vec<Finding>> {
         let peak = |archive: &str| -> Result<f64> {
             let (archive, said) = (self.path(archive), self.path("peak"));
-            let import = self.field.lazaret(&["-q", "image", "import", &archive.to_string_lossy(), "measured"]);
+            let mut import = self.field.lazaret_of(&self.new_path());
+            import.args(["-q", "image", "import"]).arg(archive).arg("measured");
             let mut time = Command::new("/usr/bin/time");
             time.args(["-f", "%M", "-o"]).arg(&said).arg(import.get_program()).args(import.get_args());
             timed(time)?;
-            timed(self.field.lazaret(&["-q", "image", "remove", "measured"]))?;
             let text = fs::read_to_string(&said).map_err(|e| format!("reading `{}`: {e}", said.display()))?;
             let kibibytes: f64 = text.trim().parse().map_err(|_| format!("time(1) says `{}`", text.trim()))?;
             Ok(kibibytes * 1024.0 / 1e6)

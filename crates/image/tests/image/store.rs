@@ -59,6 +59,30 @@ fn a_file_is_unpacked_once_and_found_again() {
 }
 
 #[test]
+fn what_is_beside_the_root_is_there_however_often_an_archive_is_asked_for() {
+    const METADATA: &str = "templates:\n  /etc/hostname:\n    when: [create]\n    template: hostname.tpl\n";
+    let world = World::new();
+    let store = Store::open(&world.path("store")).unwrap();
+    let path = archive(&world, "a.tar", "1");
+    let ask = || {
+        let image = store.import(&path, None, &mut |_| {}).unwrap();
+        (image.layer, image.templates.len())
+    };
+    let bare = ask();
+    assert_eq!(bare.1, 0);
+    assert_eq!(ask(), bare);
+    // The same name, another kind of archive.
+    let unified = Craft::new().file("metadata.yaml", METADATA).file("templates/hostname.tpl", "x").dir("rootfs");
+    fs::write(&path, unified.dir("rootfs/etc").file("rootfs/etc/os-release", "2").end()).unwrap();
+    let described = ask();
+    assert_eq!(described.1, 1);
+    assert_ne!(described.0, bare.0);
+    assert_eq!(ask(), described);
+    archive(&world, "a.tar", "1");
+    assert_eq!(ask(), bare);
+}
+
+#[test]
 fn a_file_that_changed_behind_its_old_times_is_read_again() {
     let world = World::new();
     let store = Store::open(&world.path("store")).unwrap();
