@@ -28,6 +28,8 @@ pub enum Kind {
     Missing,
     /// The request itself makes no sense: a bad name, key or value.
     Invalid,
+    /// Whoever asks is not let in.
+    Denied,
     /// The command to execute does not exist in the container (exit status 127).
     CommandNotFound,
     /// The command exists and cannot be executed (exit status 126).

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
+use lazaret::desktop::Person;
 use lazaret::image::Sources;
 use lazaret::recover::recover;
 use lazaret::runtime::spawn::sealed_self;
@@ -67,9 +68,12 @@ impl Session {
         Err(again.arg0(called).args(arguments).exec()).context("going on from a copy in memory")
     }
 
-    /// Where images come from: the servers of `remotes.toml`, reached as the caller's variables say.
+    /// Where images come from: the servers of `remotes.toml`, reached as the caller's variables say, with the caller's
+    /// logins.
     pub fn sources(&self) -> Result<Sources> {
-        Sources::of(&self.store, network(variable))
+        let person = Person::caller(rustix::process::geteuid().as_raw(), variable)?;
+        let logins = lazaret::logins(&person, variable);
+        Sources::of(&self.store, Network { logins, ..network(variable) })
     }
 
     /// Talk, for people: on standard error.
@@ -135,6 +139,7 @@ fn network(variable: impl Fn(&str) -> Option<String>) -> Network {
         http_proxy: first(&["http_proxy", "all_proxy", "ALL_PROXY"]),
         https_proxy: first(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
         no_proxy: first(&["no_proxy", "NO_PROXY"]).unwrap_or_default(),
+        ..Network::default()
     }
 }
 

@@ -21,6 +21,7 @@ use ureq::http::{Response, StatusCode, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, Proxy};
 
+use crate::oci::Logins;
 use crate::unpack::full;
 use crate::{Digest, stream};
 
@@ -33,6 +34,8 @@ pub struct Network {
     pub https_proxy: Option<String>,
     /// Hosts that are asked directly: `localhost,.office.example,10.0.0.1`; `*` is all.
     pub no_proxy: String,
+    /// Of registries that let in those alone whom they know.
+    pub logins: Logins,
 }
 
 /// How one server is asked.
@@ -217,6 +220,7 @@ pub(crate) fn refused(url: &str, status: StatusCode) -> Result<()> {
     let e = error(format!("the server answers {} ({reason})", status.as_u16()));
     let e = match status {
         StatusCode::NOT_FOUND | StatusCode::GONE => e.kind(Kind::NotFound),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => e.kind(Kind::Denied),
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => e.hint("put name and password into the proxy's address"),
         _ => e,
     };

@@ -53,6 +53,7 @@ pub use dropin::{APT_PROXY, apt_archives, apt_proxy, drop_apt_proxy, put_apt_pro
 pub use fetch::Network;
 pub use host::{Bind, HOST_ETC, HostImage, host_binds, visible_from_host};
 pub use named::{About, Image, Origin, Program};
+pub use oci::Logins;
 pub use pack::{Archive, Manner, Packed};
 pub use packages::{Held, Incoming, Kept, PackageCache, Seen, Size, Stats};
 pub use proxy::{Archives, Asker, Proxy, confine_proxy};

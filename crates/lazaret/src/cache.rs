@@ -444,6 +444,7 @@ fn live(store: &Store) -> Result<()> {
         http_proxy: settings.proxy.clone(),
         https_proxy: settings.proxy.clone(),
         no_proxy: settings.no_proxy.clone(),
+        ..Network::default()
     };
     let proxy = Proxy::new(&reach, cache, settings.archives(), settings.limit)?;
     process::leave_caller()?;

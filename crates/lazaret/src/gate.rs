@@ -4,30 +4,29 @@
 //! The gate's life hangs on the keeper's: it holds a pidfd of it. Killed, it takes the connections of applications
 //! along and nothing else; the next application has another one begun.
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lazaret_base::{Context, Kind, Result, error, read_bounded};
+use lazaret_base::{Context, Kind, Result, error};
 use lazaret_config::{Clipboard, Display, Name};
 use lazaret_desktop::Session;
 use lazaret_gate::pulse;
 use lazaret_gate::x11::cookie::Trust;
 use lazaret_gate::x11::{self, Cookie, Ends, Identity, Server, Settings, authority};
 use lazaret_sys::local::{self, address_in, receive_along, send_along};
-use lazaret_sys::process::{close_from, set_command_line, with_file_ids};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, renameat, unlinkat};
+use lazaret_sys::process::{close_from, set_command_line};
+use rustix::fs::{AtFlags, Mode, renameat, unlinkat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, connect, listen, socketpair};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, umask};
 use serde::{Deserialize, Serialize};
 
 use crate::exec::Running;
-use crate::process;
 use crate::store::Store;
+use crate::{personal, process};
 
 /// The word by which our own program becomes a gate.
 pub const SERVICE: &str = "gate";
@@ -364,19 +363,8 @@ fn listen_at(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<OwnedFd> {
 fn credential(session: &Session, display: u32) -> Result<Option<Cookie>> {
     let Some(path) = session.authority() else { return Ok(None) };
     let person = &session.person;
-    let reading = || format!("reading `{}` as `{}`", path.display(), person.name);
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let opened = with_file_ids(person.uid, person.gid, || openat(CWD, &path, flags, Mode::empty()));
-    let file = match opened {
-        Ok(file) => file,
-        // The server may know the person by the user id.
-        Err(Errno::NOENT) => return Ok(None),
-        Err(e) => return Err(e).with_context(reading),
-    };
-    if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
-        return Err(error("not a regular file")).with_context(reading);
-    }
-    let bytes = read_bounded(File::from(file), LONGEST_AUTHORITY).with_context(reading)?;
+    // Without a file, the server may know the person by the user id.
+    let Some(bytes) = personal::read(person, &path, LONGEST_AUTHORITY)? else { return Ok(None) };
     let host = rustix::system::uname();
     Ok(authority::cookie_for(&authority::parse(&bytes), host.nodename().to_bytes(), display))
 }

@@ -24,6 +24,7 @@ pub mod keeper;
 mod label;
 pub mod limit;
 pub mod network;
+mod personal;
 mod process;
 pub mod publish;
 pub mod recover;
@@ -37,6 +38,7 @@ mod store;
 pub mod transfer;
 
 pub use lazaret_image::{Network, Progress, Stage};
+pub use personal::logins;
 pub use store::{Ids, Image, Label, LayerId, Phase, Record, RunState, Snapshot, Storage, Store, Why, Workshop};
 
 pub use lazaret_config as config;

@@ -318,6 +318,51 @@ fn a_registry_is_asked_as_the_specification_says() {
 }
 
 #[test]
+fn a_registry_that_wants_a_login_gets_the_persons() {
+    // `person:secret`, and a wrong password.
+    const RIGHT: &str = "cGVyc29uOnNlY3JldA==";
+    const WRONG: &str = "cGVyc29uOm90aGVy";
+    let world = World::new();
+    let server = Server::new(world.root());
+    world_with(&world, &server);
+    let (blobs, manifest) = blobs(&layers(), talker());
+    for (name, bytes) in &blobs {
+        server.put(&format!("/v2/team/app/blobs/{name}"), &bytes[..]);
+    }
+    server.put("/v2/team/app/manifests/latest", &manifest[..]);
+    server.want_login(RIGHT);
+    let name = format!("docker://{}/team/app", server.host);
+    let file = world.path("auth.json");
+    let pull = |login: Option<&str>| {
+        let auths = login.map_or_else(|| json!({}), |login| json!({&server.host: {"auth": login}}));
+        fs::write(&file, json!({"auths": auths}).to_string()).unwrap();
+        let pull = ["image", "pull", &name];
+        world.command(&pull).env("REGISTRY_AUTH_FILE", &file).output().unwrap()
+    };
+    let refused = |login: Option<&str>, words: &str| {
+        let out = pull(login);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success() && said.contains(words), "{said}");
+        assert!(!said.contains(WRONG), "{said}");
+    };
+    refused(None, "wants a login");
+    refused(Some(WRONG), "the login that is known for it may be wrong");
+    assert!(pull(Some(RIGHT)).status.success());
+    world.ok(&["image", "remove", &name]);
+
+    // By a token, which is what is shown then.
+    server.want_token("of-the-person");
+    server.forget();
+    refused(None, "podman login");
+    refused(Some(WRONG), "may be wrong");
+    assert!(pull(Some(RIGHT)).status.success());
+    let asked = server.asked("");
+    let shown: Vec<_> = asked.iter().filter(|asked| asked.path.contains("/blobs/")).collect();
+    assert!(!shown.is_empty());
+    assert!(shown.iter().all(|asked| asked.authorization.as_deref() == Some("Bearer of-the-person")), "{shown:?}");
+}
+
+#[test]
 fn a_registry_that_gives_something_else_is_not_believed() {
     let world = World::new();
     let server = Server::new(world.root());

@@ -57,6 +57,8 @@ struct Inner {
     no_parts: bool,
     /// The token that must be shown, and where it is to be had.
     token: Option<String>,
+    /// The login that must be shown: for a token, or for the files where there is none.
+    login: Option<String>,
 }
 
 impl Server {
@@ -142,7 +144,12 @@ impl Server {
         self.inner().no_parts = true;
     }
 
-    /// Wants a token for everything below `/v2/`, and gives it at `/token` to anybody.
+    /// Wants a login: a name and a password in base64.
+    pub fn want_login(&self, login: &str) {
+        self.inner().login = Some(login.to_owned());
+    }
+
+    /// Wants a token for everything below `/v2/`, and gives it at `/token` to anybody, or to whom it lets in.
     pub fn want_token(&self, token: &str) {
         self.inner().token = Some(token.to_owned());
     }
@@ -225,15 +232,19 @@ fn answer(request: &Request, to: &mut impl Write, state: &State) -> io::Result<b
         let asked = Asked { path: path.clone(), from, status, sent, authorization: header("authorization") };
         state.inner.lock().unwrap().asked.push(asked);
     };
-    let (file, token, parts) = {
+    let (file, token, login, parts) = {
         let inner = state.inner.lock().unwrap();
-        (inner.files.get(&path).cloned(), inner.token.clone(), !inner.no_parts)
+        (inner.files.get(&path).cloned(), inner.token.clone(), inner.login.clone(), !inner.no_parts)
     };
+    let logged_in = login.as_ref().is_none_or(|login| header("authorization") == Some(format!("Basic {login}")));
     if let Some(token) = &token
         && path == "/token"
     {
         assert!(request.target.contains("scope=repository%3A"), "{}", request.target);
-        log(None, 200, 0);
+        log(None, if logged_in { 200 } else { 401 }, 0);
+        if !logged_in {
+            return whole(to, "401 Unauthorized", "", b"");
+        }
         return whole(to, "200 OK", "", format!("{{\"token\": \"{token}\"}}").as_bytes());
     }
     let authorized = token.as_ref().is_none_or(|token| header("authorization") == Some(format!("Bearer {token}")));
@@ -242,6 +253,10 @@ fn answer(request: &Request, to: &mut impl Write, state: &State) -> io::Result<b
         let host = header("host").unwrap_or_default();
         let challenge = format!("WWW-Authenticate: Bearer realm=\"https://{host}/token\",service=\"test\"\r\n");
         return whole(to, "401 Unauthorized", &challenge, b"");
+    }
+    if path.starts_with("/v2/") && token.is_none() && !logged_in {
+        log(None, 401, 0);
+        return whole(to, "401 Unauthorized", "WWW-Authenticate: Basic realm=\"test\"\r\n", b"");
     }
     let Some(file) = file else {
         let empty = path == "/v2/";

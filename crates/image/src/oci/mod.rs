@@ -5,6 +5,7 @@
 //! same stack under another name is not unpacked again.
 
 mod file;
+mod login;
 mod registry;
 mod spec;
 
@@ -21,6 +22,7 @@ use crate::unpack::unpack_layer;
 use crate::{Digest, Layer, LayerId, Limits, Progress, Store, Unpacked};
 
 pub(crate) use file::{Blobs, is_archive, is_layout};
+pub use login::Logins;
 use spec::{Config, Descriptor};
 
 /// More layers than any builder makes.

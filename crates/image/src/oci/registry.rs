@@ -1,5 +1,5 @@
-//! Images of a registry, by the distribution specification: anonymous, or with the token that a registry hands to
-//! anybody who asks.
+//! Images of a registry, by the distribution specification: anonymous, with the token that a registry hands to anybody
+//! who asks, or with the person's login.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,8 +8,8 @@ use std::io::Read;
 use lazaret_base::{Context, Kind, Lock, Result, error};
 use serde::Deserialize;
 
-use super::Parts;
 use super::spec::{self, Descriptor, MANIFESTS, Manifest};
+use super::{Logins, Parts};
 use crate::fetch::{Answer, Asked, Client, Download, Network, download, forget};
 use crate::named::Origin;
 use crate::reference::Repository;
@@ -145,13 +145,15 @@ struct Registry {
     client: Client,
     base: String,
     repository: Repository,
+    logins: Logins,
 }
 
 impl Registry {
     fn new(network: &Network, remote: &Remote, repository: &Repository) -> Result<Registry> {
         let client = Client::new(network, remote.ca.as_deref(), remote.insecure)?;
         let scheme = if remote.url.starts_with("http://") { "http" } else { "https" };
-        Ok(Registry { client, base: format!("{scheme}://{}", repository.host), repository: repository.clone() })
+        let (base, logins) = (format!("{scheme}://{}", repository.host), network.logins.clone());
+        Ok(Registry { client, base, repository: repository.clone(), logins })
     }
 
     fn url(&self, rest: &str) -> String {
@@ -169,12 +171,31 @@ impl Registry {
             return Ok(asked);
         }
         let challenges = response.headers().get_all("www-authenticate");
-        let challenge = challenges.iter().filter_map(|value| value.to_str().ok()).find_map(Challenge::parse);
-        let Some(challenge) = challenge else {
-            return Err(error(format!("the registry `{}` wants a login", self.repository.host)).hint(WITH_A_LOGIN));
-        };
-        asked.authorization = Some(format!("Bearer {}", self.token(&challenge)?));
+        let challenges: Vec<&str> = challenges.iter().filter_map(|value| value.to_str().ok()).collect();
+        asked.authorization = Some(match challenges.iter().find_map(|challenge| Challenge::parse(challenge)) {
+            Some(challenge) => format!("Bearer {}", self.token(&challenge)?),
+            None => {
+                let wants = || error(format!("the registry `{}` wants a login", self.repository.host));
+                format!("Basic {}", self.login().ok_or_else(wants).hint(self.how_to_log_in())?)
+            }
+        });
         Ok(asked)
+    }
+
+    /// The person's login here, if they have one. It is not said where others can hear it.
+    fn login(&self) -> Option<&str> {
+        let login = self.logins.of(&self.repository.host, &self.repository.path)?;
+        self.base.starts_with("https://").then_some(login)
+    }
+
+    fn how_to_log_in(&self) -> String {
+        let host = &self.repository.host;
+        match (self.logins.of(host, &self.repository.path), self.logins.doubts()) {
+            (Some(_), _) if self.login().is_none() => "a login is said to servers of https alone".to_owned(),
+            (Some(_), _) => format!("the login that is known for it may be wrong: podman login {host}"),
+            (None, []) => format!("log in, with podman or docker: podman login {host}"),
+            (None, doubts) => doubts.join("; "),
+        }
     }
 
     fn token(&self, challenge: &Challenge) -> Result<String> {
@@ -190,7 +211,10 @@ impl Registry {
         }
         let separator = if challenge.realm.contains('?') { '&' } else { '?' };
         let place = format!("{}{separator}{query}", challenge.realm);
-        let answer = self.client.small(&[place], LARGEST_TOKEN, &Asked::default()).hint(WITH_A_LOGIN)?;
+        let secret = challenge.realm.starts_with("https://");
+        let authorization = self.login().filter(|_| secret).map(|login| format!("Basic {login}"));
+        let asked = Asked { authorization, ..Asked::default() };
+        let answer = self.client.small(&[place], LARGEST_TOKEN, &asked).hint(self.how_to_log_in())?;
         let Answer::Fresh { bytes, .. } = answer else { return Err(error("the registry gives no token")) };
         let answered: Answered =
             serde_json::from_slice(&bytes).map_err(|_| error("the registry's answer is no token"))?;
@@ -206,6 +230,7 @@ impl Registry {
         let answer = self.client.small(&[self.url(rest)], spec::LARGEST, &asked);
         let answer = answer.map_err(|e| match e.what() {
             Kind::NotFound => e.hint("is the repository's name right, and the tag? a private one looks the same"),
+            Kind::Denied => e.hint(self.how_to_log_in()),
             _ => e,
         })?;
         let Answer::Fresh { bytes, .. } = answer else { return Err(error("the registry gives no document")) };
@@ -239,9 +264,6 @@ impl Registry {
         Ok(Parts { config, layers, name: None, fingerprint })
     }
 }
-
-const WITH_A_LOGIN: &str =
-    "fetch it with a program that has your login: skopeo copy docker://… oci:DIR, then image import oci:DIR";
 
 /// `Bearer realm="…",service="…",scope="…"` (RFC 6750, section 3).
 #[derive(Debug, PartialEq, Eq)]

@@ -27,6 +27,9 @@ pub fn command(command: Command) -> Command {
 What comes is verified by its SHA-256. An interrupted download is gone on with by the next try; containers keep \
 the build that they were made from.
 
+A registry that wants a login gets the one that `podman login` or `docker login` has written down for you; another \
+file of that form is named by REGISTRY_AUTH_FILE.
+
 Examples:
   lazaret image pull debian/trixie
   lazaret image pull alpine fedora/42/arm64
