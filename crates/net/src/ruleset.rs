@@ -67,8 +67,7 @@ pub fn holdings(world: &World, name: &Name) -> Holdings {
         all.hold_peers(world, member);
         all.hold_exceptions(world, member);
         all.hold_publications(member);
-        all.hold_rate(member);
-        all.hold_losses(world, member);
+        all.hold_sent(world, member);
     }
     all
 }
@@ -84,15 +83,13 @@ pub fn transition(site: &Site, before: &Holdings, after: &Holdings) -> Option<St
         let keys: Vec<&str> = elements.iter().map(|element| &*element.key).collect();
         push(&mut text, format!("delete element {} {table} {} {{ {} }}", set.family, set.name, keys.join(", ")));
     }
+    let changed = before.chains.iter().filter(|(chain, rules)| after.chains.get(*chain) != Some(*rules));
+    changed.for_each(|(chain, _)| push(&mut text, format!("flush chain inet {table} {chain}")));
+    for chain in before.chains.keys().filter(|chain| !after.chains.contains_key(*chain)) {
+        push(&mut text, format!("delete chain inet {table} {chain}"));
+    }
     for limit in before.limits.keys().filter(|limit| !after.limits.contains_key(*limit)) {
         push(&mut text, format!("delete limit inet {table} {limit}"));
-    }
-    for (chain, rules) in &before.chains {
-        match after.chains.get(chain) {
-            Some(same) if same == rules => {}
-            Some(_) => push(&mut text, format!("flush chain inet {table} {chain}")),
-            None => push(&mut text, format!("flush chain inet {table} {chain}\ndelete chain inet {table} {chain}")),
-        }
     }
     for (limit, rate) in after.limits.iter().filter(|(limit, _)| !before.limits.contains_key(*limit)) {
         push(&mut text, format!("add limit inet {table} {limit} {{ {rate}; }}"));
@@ -141,8 +138,8 @@ const INTERNET4: Set = set("internet4", "type ipv4_addr", "Containers that may r
 const INTERNET6: Set = set("internet6", "type ipv6_addr", "");
 const LAN4: Set = set("lan4", "type ipv4_addr", "Containers that may reach the LAN.");
 const LAN6: Set = set("lan6", "type ipv6_addr", "");
-const HOST4: Set = set("host4", "type ipv4_addr", "Containers that may reach the host.");
-const HOST6: Set = set("host6", "type ipv6_addr", "");
+const HOST4: Set = map("host4", "type ipv4_addr : verdict", "Containers that may reach the host.");
+const HOST6: Set = map("host6", "type ipv6_addr : verdict", "");
 const PEERS4: Set = set("peers4", "type ipv4_addr . ipv4_addr", "Pairs of containers that have named each other.");
 const PEERS6: Set = set("peers6", "type ipv6_addr . ipv6_addr", "");
 const PARTED4: Set = set("parted4", "type ipv4_addr . ipv4_addr", "Pairs of containers that a test has parted.");
@@ -154,10 +151,10 @@ const ALLOW6: Set = map("allow6", "type ipv6_addr : verdict", "");
 const ANYWHERE4: Set =
     map("anywhere4", "type ipv4_addr : verdict", "What a container may reach anywhere in the Internet.");
 const ANYWHERE6: Set = map("anywhere6", "type ipv6_addr : verdict", "");
-const LOSS4: Set = map("loss4", "type ipv4_addr : verdict", "Containers that lose packets, for tests.");
+const SENT4: Set = map("sent4", "type ipv4_addr : verdict", "Containers that send slowly, or lose what they send.");
+const SENT6: Set = map("sent6", "type ipv6_addr : verdict", "");
+const LOSS4: Set = map("loss4", "type ipv4_addr : verdict", "Containers that lose what is sent to them, for tests.");
 const LOSS6: Set = map("loss6", "type ipv6_addr : verdict", "");
-const UPLOAD4: Set = map("upload4", "type ipv4_addr : limit", "Containers that may not send faster.");
-const UPLOAD6: Set = map("upload6", "type ipv6_addr : limit", "");
 const PUBLISHED4: Set = map(
     "published4",
     "type inet_proto . inet_service : ipv4_addr . inet_service",
@@ -173,8 +170,8 @@ const PUBLISHED_AT6: Set =
     map("published_at6", "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service", "");
 const PORTS: Set = at_port("ports", "type ifname", "The containers' ports, and what each may call itself.");
 const MACS: Set = at_port("macs", "type ifname . ether_addr", "");
-const ADDRESSES4: Set = at_port("addresses4", "type ifname . ipv4_addr", "");
-const ADDRESSES6: Set = at_port("addresses6", "type ifname . ipv6_addr", "");
+const STATIONS4: Set = at_port("stations4", "type ifname . ether_addr . ipv4_addr", "");
+const STATIONS6: Set = at_port("stations6", "type ifname . ether_addr . ipv6_addr", "");
 // The same addresses as an offset into a neighbour advertisement, which nft 1.0.6 has no name for.
 const TARGETS6: Set = at_port("targets6", "typeof iifname . @th,64,128", "");
 
@@ -195,16 +192,16 @@ const INET: [&Set; 24] = [
     &ALLOW6,
     &ANYWHERE4,
     &ANYWHERE6,
+    &SENT4,
+    &SENT6,
     &LOSS4,
     &LOSS6,
-    &UPLOAD4,
-    &UPLOAD6,
     &PUBLISHED4,
     &PUBLISHED6,
     &PUBLISHED_AT4,
     &PUBLISHED_AT6,
 ];
-const BRIDGE: [&Set; 5] = [&PORTS, &MACS, &ADDRESSES4, &ADDRESSES6, &TARGETS6];
+const BRIDGE: [&Set; 5] = [&PORTS, &MACS, &STATIONS4, &STATIONS6, &TARGETS6];
 
 /// One element of a set, or one entry of a map.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -263,9 +260,9 @@ impl Holdings {
         self.hold(&MACS, format!("{port} . {}", member.mac));
         for address in member.addresses() {
             match address {
-                IpAddr::V4(v4) => self.hold(&ADDRESSES4, format!("{port} . {v4}")),
+                IpAddr::V4(v4) => self.hold(&STATIONS4, format!("{port} . {} . {v4}", member.mac)),
                 IpAddr::V6(v6) => {
-                    self.hold(&ADDRESSES6, format!("{port} . {v6}"));
+                    self.hold(&STATIONS6, format!("{port} . {} . {v6}", member.mac));
                     self.hold(&TARGETS6, format!("{port} . {:#034x}", v6.to_bits()));
                 }
             }
@@ -281,9 +278,6 @@ impl Holdings {
             if network.lan {
                 self.hold_address([&LAN4, &LAN6], address);
             }
-        }
-        if network.host {
-            member.addresses().into_iter().for_each(|address| self.hold_address([&HOST4, &HOST6], address));
         }
     }
 
@@ -313,8 +307,11 @@ impl Holdings {
         let rules = |entries: &[Destination], verdict| {
             entries.iter().flat_map(|entry| entry_rules(world, entry, verdict)).collect::<Vec<_>>()
         };
-        let Member { name, network, .. } = member;
+        let network = &member.network;
         let deny = rules(&network.deny, Verdict::Deny);
+        if network.host {
+            self.hold_host(member, !deny.is_empty());
+        }
         let (any, named): (Vec<_>, Vec<_>) =
             network.allow.iter().cloned().partition(|entry| entry.target == Target::Any);
         let lists = [
@@ -323,10 +320,16 @@ impl Holdings {
             ("anywhere", [&ANYWHERE4, &ANYWHERE6], rules(&any, Verdict::Allow)),
         ];
         for (word, maps, rules) in lists.into_iter().filter(|(.., rules)| !rules.is_empty()) {
-            let chain = format!("{word}_{name}");
-            member.addresses().into_iter().for_each(|address| self.hold_entry(maps, address, format!("jump {chain}")));
-            self.chains.insert(chain, rules);
+            let verdict = self.jump("jump", word, member, |_| rules);
+            member.addresses().into_iter().for_each(|address| self.hold_entry(maps, address, verdict.clone()));
         }
+    }
+
+    /// All of the host, but what is denied: then in the order in which everybody else is judged.
+    fn hold_host(&mut self, member: &Member, denied: bool) {
+        let rules = |name: &Name| vec!["jump offered".into(), format!("jump deny_{name}"), "accept".into()];
+        let verdict = if denied { self.jump("goto", "host", member, rules) } else { "accept".into() };
+        member.addresses().into_iter().for_each(|address| self.hold_entry([&HOST4, &HOST6], address, verdict.clone()));
     }
 
     fn hold_publications(&mut self, member: &Member) {
@@ -354,47 +357,65 @@ impl Holdings {
         }
     }
 
-    fn hold_rate(&mut self, member: &Member) {
-        let Some(rate) = member.network.rate_up else { return };
-        let bytes = rate.bytes();
-        let limit = format!("upload_{}_{bytes}", member.name);
-        for address in member.addresses() {
-            self.hold_entry([&UPLOAD4, &UPLOAD6], address, format!("\"{limit}\""));
-        }
-        // A tenth of a second at once, and never less than four of the largest segments that a veth hands over whole.
-        let burst = (bytes / 10).clamp(256 << 10, u64::from(u32::MAX));
-        self.limits.insert(limit, format!("rate over {bytes} bytes/second burst {burst} bytes"));
-    }
-
-    fn hold_losses(&mut self, world: &World, member: &Member) {
-        let losses = world.losses.get(&member.name).map_or(&[][..], Vec::as_slice);
+    /// What is done to packets of a container: too many are dropped, and some are lost on purpose.
+    fn hold_sent(&mut self, world: &World, member: &Member) {
         let mut rules = Vec::new();
-        for loss in losses {
-            let lose = match loss.share {
-                10_000.. => "drop".into(),
-                share => format!("numgen random mod 10000 < {share} drop"),
-            };
-            match loss.to.as_ref().map(|to| world.members.get(to)) {
-                None => rules.push(lose),
-                Some(Some(other)) => {
-                    for address in [IpAddr::from(other.address), other.address6.into()] {
-                        let ip = family(address);
-                        rules.push(format!("{ip} saddr {address} {lose}"));
-                        rules.push(format!("{ip} daddr {address} {lose}"));
-                    }
-                }
-                // Nothing is lost on the way to a container that is not there.
-                Some(None) => {}
+        if let Some(rate) = member.network.rate_up {
+            let bytes = rate.bytes();
+            let limit = format!("upload_{}_{bytes}", member.name);
+            rules.push(format!("limit name \"{limit}\" drop"));
+            // The kernel adds what a second lets through (`nft_limit_init`). So it only stops who gets around the queue
+            // in the container, which keeps the rate exactly ([`limit_upload`](crate::shape::limit_upload)).
+            let burst = (bytes / 10).clamp(256 << 10, u64::from(u32::MAX));
+            self.limits.insert(limit, format!("rate over {bytes} bytes/second burst {burst} bytes"));
+        }
+        let losses = losses(world, member);
+        if !losses.is_empty() {
+            let verdict = self.jump("jump", "loss", member, |_| losses);
+            rules.push(verdict.clone());
+            for address in [IpAddr::from(member.address), member.address6.into()] {
+                self.hold_entry([&LOSS4, &LOSS6], address, verdict.clone());
             }
         }
         if !rules.is_empty() {
-            let chain = format!("loss_{}", member.name);
-            for address in [IpAddr::from(member.address), member.address6.into()] {
-                self.hold_entry([&LOSS4, &LOSS6], address, format!("jump {chain}"));
+            let verdict = self.jump("jump", "sent", member, |_| rules);
+            for address in member.addresses() {
+                self.hold_entry([&SENT4, &SENT6], address, verdict.clone());
             }
-            self.chains.insert(chain, rules);
         }
     }
+
+    /// A chain of the container's own, and the verdict that leads there.
+    fn jump(&mut self, how: &str, word: &str, member: &Member, rules: impl FnOnce(&Name) -> Vec<String>) -> String {
+        let chain = format!("{word}_{}", member.name);
+        let verdict = format!("{how} {chain}");
+        self.chains.insert(chain, rules(&member.name));
+        verdict
+    }
+}
+
+/// What drops the packets that a container loses.
+fn losses(world: &World, member: &Member) -> Vec<String> {
+    let mut rules = Vec::new();
+    for loss in world.losses.get(&member.name).map_or(&[][..], Vec::as_slice) {
+        let lose = match loss.share {
+            10_000.. => "drop".into(),
+            share => format!("numgen random mod 10000 < {share} drop"),
+        };
+        match loss.to.as_ref().map(|to| world.members.get(to)) {
+            None => rules.push(lose),
+            Some(Some(other)) => {
+                for address in [IpAddr::from(other.address), other.address6.into()] {
+                    let ip = family(address);
+                    rules.push(format!("{ip} saddr {address} {lose}"));
+                    rules.push(format!("{ip} daddr {address} {lose}"));
+                }
+            }
+            // Nothing is lost on the way to a container that is not there.
+            Some(None) => {}
+        }
+    }
+    rules
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -525,10 +546,8 @@ fn inet_table(site: &Site, all: &Holdings) -> String {
     chain sent {{
         # Else route_localnet, which publishing on 127.0.0.1 needs, would open the host's loopback.
         ip daddr 127.0.0.0/8 drop
-        limit name ip saddr map @upload4 drop
-        limit name ip6 saddr map @upload6 drop
-        ip saddr vmap @loss4
-        ip6 saddr vmap @loss6
+        ip saddr vmap @sent4
+        ip6 saddr vmap @sent6
     }}
 
     chain postrouting {{
@@ -605,29 +624,33 @@ fn inet_table(site: &Site, all: &Holdings) -> String {
     chain to_host {{
         ct state invalid drop
         ct direction reply ct state established,related accept
-        icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
-        ip6 daddr {{ {ROUTER}, {all_routers} }} icmpv6 type nd-router-solicit accept
-        ip daddr {{ {gateway}, 255.255.255.255 }} udp sport 68 udp dport 67 accept
-        ip6 daddr {{ {ROUTER}, {all_dhcp} }} udp sport 546 udp dport 547 accept
+        ip saddr vmap @host4
+        ip6 saddr vmap @host6
+        jump offered
         ip saddr vmap @deny4
         ip6 saddr vmap @deny6
         ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept
         ip6 daddr {{ {ROUTER}, {gateway6} }} meta l4proto {{ tcp, udp }} th dport 53 accept
         ip daddr {gateway} icmp type echo-request accept
         ip6 daddr {{ {ROUTER}, {gateway6} }} icmpv6 type echo-request accept
-        ip saddr @host4 accept
-        ip6 saddr @host6 accept
         ip saddr vmap @allow4
         ip6 saddr vmap @allow6
         goto refuse
     }}
 
+    chain offered {{
+        icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+        ip6 daddr {{ {ROUTER}, {all_routers} }} icmpv6 type nd-router-solicit accept
+        ip daddr {{ {gateway}, 255.255.255.255 }} udp sport 68 udp dport 67 accept
+        ip6 daddr {{ {ROUTER}, {all_dhcp} }} udp sport 546 udp dport 547 accept
+    }}
+
     # The way from container to container leads in and out of the bridge, and there is no shorter one.
     chain output {{
         type filter hook output priority filter; policy accept;
-        oifname "{bridge}" icmpv6 type nd-redirect drop
+        icmpv6 type nd-redirect oifname "{bridge}" drop
         # What a container had begun with the host and may no more does not become the host's own by its answer.
-        oifname "{bridge}" ct state new tcp flags & (fin | syn | rst | ack) != syn drop
+        ct state new oifname "{bridge}" tcp flags & (fin | syn | rst | ack) != syn drop
     }}
 
     # Said rather than kept silent, so that programs need not wait.
@@ -676,21 +699,24 @@ fn bridge_table(site: &Site, all: &Holdings) -> String {
 {sets}
     chain prerouting {{
         type filter hook prerouting priority -300; policy accept;
+        # Most of what there is, at the price of one look.
+        ip protocol tcp iifname . ether saddr . ip saddr @stations4 accept
+        ip6 nexthdr tcp iifname . ether saddr . ip6 saddr @stations6 accept
         iifname @ports goto port
     }}
 
     chain port {{
-        iifname . ether saddr != @macs drop
-        ether type arp goto port_arp
         ether type ip goto port_ip
         ether type ip6 goto port_ip6
+        ether type arp goto port_arp
         drop
     }}
 
     chain port_arp {{
+        iifname . ether saddr != @macs drop
         arp operation != {{ request, reply }} drop
+        iifname . arp saddr ether . arp saddr ip @stations4 accept
         iifname . arp saddr ether != @macs drop
-        iifname . arp saddr ip @addresses4 accept
         # Asks whether an address is free (RFC 5227).
         arp operation request arp saddr ip 0.0.0.0 accept
         drop
@@ -698,7 +724,8 @@ fn bridge_table(site: &Site, all: &Holdings) -> String {
 
     chain port_ip {{
         udp sport 67 drop
-        iifname . ip saddr @addresses4 accept
+        iifname . ether saddr . ip saddr @stations4 accept
+        iifname . ether saddr != @macs drop
         ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept
         drop
     }}
@@ -707,7 +734,8 @@ fn bridge_table(site: &Site, all: &Holdings) -> String {
         udp sport 547 drop
         icmpv6 type {{ nd-router-advert, nd-redirect }} drop
         icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @targets6 drop
-        iifname . ip6 saddr @addresses6 accept
+        iifname . ether saddr . ip6 saddr @stations6 accept
+        iifname . ether saddr != @macs drop
         # Asks whether an address is free (RFC 4862), and what goes with it (RFC 3810).
         ip6 saddr :: icmpv6 type {{ nd-neighbor-solicit, nd-router-solicit, mld2-listener-report }} accept
         drop
@@ -733,7 +761,7 @@ fn declared(sets: &[&'static Set], all: &Holdings) -> String {
         }
         text.push_str("    }\n");
     }
-    for (limit, rate) in all.limits.iter().filter(|_| sets.contains(&&UPLOAD4)) {
+    for (limit, rate) in all.limits.iter().filter(|_| sets.contains(&&SENT4)) {
         push(&mut text, format!("    limit {limit} {{ {rate}; }}"));
     }
     text
@@ -812,13 +840,13 @@ mod tests {
                 elements = { fd12:3456:789a:1::3 }
             }
             # Containers that may reach the host.
-            set host4 {
-                type ipv4_addr
-                elements = { 10.90.0.3 }
+            map host4 {
+                type ipv4_addr : verdict
+                elements = { 10.90.0.3 : accept }
             }
-            set host6 {
-                type ipv6_addr
-                elements = { fd12:3456:789a:1::3, fe80::ff:fe00:3 }
+            map host6 {
+                type ipv6_addr : verdict
+                elements = { fd12:3456:789a:1::3 : accept, fe80::ff:fe00:3 : accept }
             }
             # Pairs of containers that have named each other.
             set peers4 {
@@ -861,21 +889,21 @@ mod tests {
             map anywhere6 {
                 type ipv6_addr : verdict
             }
-            # Containers that lose packets, for tests.
+            # Containers that send slowly, or lose what they send.
+            map sent4 {
+                type ipv4_addr : verdict
+                elements = { 10.90.0.2 : jump sent_web }
+            }
+            map sent6 {
+                type ipv6_addr : verdict
+                elements = { fd12:3456:789a:1::2 : jump sent_web, fe80::ff:fe00:2 : jump sent_web }
+            }
+            # Containers that lose what is sent to them, for tests.
             map loss4 {
                 type ipv4_addr : verdict
             }
             map loss6 {
                 type ipv6_addr : verdict
-            }
-            # Containers that may not send faster.
-            map upload4 {
-                type ipv4_addr : limit
-                elements = { 10.90.0.2 : "upload_web_1250000" }
-            }
-            map upload6 {
-                type ipv6_addr : limit
-                elements = { fd12:3456:789a:1::2 : "upload_web_1250000", fe80::ff:fe00:2 : "upload_web_1250000" }
             }
             # Ports of every address of the host.
             map published4 {
@@ -903,10 +931,8 @@ mod tests {
             chain sent {
                 # Else route_localnet, which publishing on 127.0.0.1 needs, would open the host's loopback.
                 ip daddr 127.0.0.0/8 drop
-                limit name ip saddr map @upload4 drop
-                limit name ip6 saddr map @upload6 drop
-                ip saddr vmap @loss4
-                ip6 saddr vmap @loss6
+                ip saddr vmap @sent4
+                ip6 saddr vmap @sent6
             }
 
             chain postrouting {
@@ -983,29 +1009,33 @@ mod tests {
             chain to_host {
                 ct state invalid drop
                 ct direction reply ct state established,related accept
-                icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
-                ip6 daddr { fe80::1, ff02::2 } icmpv6 type nd-router-solicit accept
-                ip daddr { 10.90.0.1, 255.255.255.255 } udp sport 68 udp dport 67 accept
-                ip6 daddr { fe80::1, ff02::1:2 } udp sport 546 udp dport 547 accept
+                ip saddr vmap @host4
+                ip6 saddr vmap @host6
+                jump offered
                 ip saddr vmap @deny4
                 ip6 saddr vmap @deny6
                 ip daddr 10.90.0.1 meta l4proto { tcp, udp } th dport 53 accept
                 ip6 daddr { fe80::1, fd12:3456:789a:1::1 } meta l4proto { tcp, udp } th dport 53 accept
                 ip daddr 10.90.0.1 icmp type echo-request accept
                 ip6 daddr { fe80::1, fd12:3456:789a:1::1 } icmpv6 type echo-request accept
-                ip saddr @host4 accept
-                ip6 saddr @host6 accept
                 ip saddr vmap @allow4
                 ip6 saddr vmap @allow6
                 goto refuse
             }
 
+            chain offered {
+                icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+                ip6 daddr { fe80::1, ff02::2 } icmpv6 type nd-router-solicit accept
+                ip daddr { 10.90.0.1, 255.255.255.255 } udp sport 68 udp dport 67 accept
+                ip6 daddr { fe80::1, ff02::1:2 } udp sport 546 udp dport 547 accept
+            }
+
             # The way from container to container leads in and out of the bridge, and there is no shorter one.
             chain output {
                 type filter hook output priority filter; policy accept;
-                oifname "lazaret0" icmpv6 type nd-redirect drop
+                icmpv6 type nd-redirect oifname "lazaret0" drop
                 # What a container had begun with the host and may no more does not become the host's own by its answer.
-                oifname "lazaret0" ct state new tcp flags & (fin | syn | rst | ack) != syn drop
+                ct state new oifname "lazaret0" tcp flags & (fin | syn | rst | ack) != syn drop
             }
 
             # Said rather than kept silent, so that programs need not wait.
@@ -1064,6 +1094,10 @@ mod tests {
                 ip6 daddr 2001:db8:1::/64 goto lan
             }
 
+            chain sent_web {
+                limit name "upload_web_1250000" drop
+            }
+
             # Published ports: for others, and for the host itself.
             chain translate_in {
                 type nat hook prerouting priority dstnat; policy accept;
@@ -1102,13 +1136,13 @@ mod tests {
                 type ifname . ether_addr
                 elements = { "lz-000000000002" . 02:00:00:00:00:02, "lz-000000000003" . 02:00:00:00:00:03 }
             }
-            set addresses4 {
-                type ifname . ipv4_addr
-                elements = { "lz-000000000002" . 10.90.0.2, "lz-000000000003" . 10.90.0.3 }
+            set stations4 {
+                type ifname . ether_addr . ipv4_addr
+                elements = { "lz-000000000002" . 02:00:00:00:00:02 . 10.90.0.2, "lz-000000000003" . 02:00:00:00:00:03 . 10.90.0.3 }
             }
-            set addresses6 {
-                type ifname . ipv6_addr
-                elements = { "lz-000000000002" . fd12:3456:789a:1::2, "lz-000000000002" . fe80::ff:fe00:2, "lz-000000000003" . fd12:3456:789a:1::3, "lz-000000000003" . fe80::ff:fe00:3 }
+            set stations6 {
+                type ifname . ether_addr . ipv6_addr
+                elements = { "lz-000000000002" . 02:00:00:00:00:02 . fd12:3456:789a:1::2, "lz-000000000002" . 02:00:00:00:00:02 . fe80::ff:fe00:2, "lz-000000000003" . 02:00:00:00:00:03 . fd12:3456:789a:1::3, "lz-000000000003" . 02:00:00:00:00:03 . fe80::ff:fe00:3 }
             }
             set targets6 {
                 typeof iifname . @th,64,128
@@ -1117,21 +1151,24 @@ mod tests {
 
             chain prerouting {
                 type filter hook prerouting priority -300; policy accept;
+                # Most of what there is, at the price of one look.
+                ip protocol tcp iifname . ether saddr . ip saddr @stations4 accept
+                ip6 nexthdr tcp iifname . ether saddr . ip6 saddr @stations6 accept
                 iifname @ports goto port
             }
 
             chain port {
-                iifname . ether saddr != @macs drop
-                ether type arp goto port_arp
                 ether type ip goto port_ip
                 ether type ip6 goto port_ip6
+                ether type arp goto port_arp
                 drop
             }
 
             chain port_arp {
+                iifname . ether saddr != @macs drop
                 arp operation != { request, reply } drop
+                iifname . arp saddr ether . arp saddr ip @stations4 accept
                 iifname . arp saddr ether != @macs drop
-                iifname . arp saddr ip @addresses4 accept
                 # Asks whether an address is free (RFC 5227).
                 arp operation request arp saddr ip 0.0.0.0 accept
                 drop
@@ -1139,7 +1176,8 @@ mod tests {
 
             chain port_ip {
                 udp sport 67 drop
-                iifname . ip saddr @addresses4 accept
+                iifname . ether saddr . ip saddr @stations4 accept
+                iifname . ether saddr != @macs drop
                 ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept
                 drop
             }
@@ -1148,7 +1186,8 @@ mod tests {
                 udp sport 547 drop
                 icmpv6 type { nd-router-advert, nd-redirect } drop
                 icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @targets6 drop
-                iifname . ip6 saddr @addresses6 accept
+                iifname . ether saddr . ip6 saddr @stations6 accept
+                iifname . ether saddr != @macs drop
                 # Asks whether an address is free (RFC 4862), and what goes with it (RFC 3810).
                 ip6 saddr :: icmpv6 type { nd-neighbor-solicit, nd-router-solicit, mld2-listener-report } accept
                 drop
@@ -1161,19 +1200,19 @@ mod tests {
     fn attaching_touches_only_sets() {
         let mut world = world();
         assert_snapshot!(changed(&mut world, "new", |world| join(world, "new", 9)), @r#"
-        add element bridge lazaret addresses4 { "lz-000000000009" . 10.90.0.9 }
-        add element bridge lazaret addresses6 { "lz-000000000009" . fd12:3456:789a:1::9, "lz-000000000009" . fe80::ff:fe00:9 }
         add element bridge lazaret macs { "lz-000000000009" . 02:00:00:00:00:09 }
         add element bridge lazaret ports { "lz-000000000009" }
+        add element bridge lazaret stations4 { "lz-000000000009" . 02:00:00:00:00:09 . 10.90.0.9 }
+        add element bridge lazaret stations6 { "lz-000000000009" . 02:00:00:00:00:09 . fd12:3456:789a:1::9, "lz-000000000009" . 02:00:00:00:00:09 . fe80::ff:fe00:9 }
         add element bridge lazaret targets6 { "lz-000000000009" . 0xfd123456789a00010000000000000009, "lz-000000000009" . 0xfe80000000000000000000fffe000009 }
         add element inet lazaret internet4 { 10.90.0.9 }
         add element inet lazaret internet6 { fd12:3456:789a:1::9 }
         "#);
         assert_snapshot!(changed(&mut world, "new", |world| drop(world.members.remove("new"))), @r#"
-        delete element bridge lazaret addresses4 { "lz-000000000009" . 10.90.0.9 }
-        delete element bridge lazaret addresses6 { "lz-000000000009" . fd12:3456:789a:1::9, "lz-000000000009" . fe80::ff:fe00:9 }
         delete element bridge lazaret macs { "lz-000000000009" . 02:00:00:00:00:09 }
         delete element bridge lazaret ports { "lz-000000000009" }
+        delete element bridge lazaret stations4 { "lz-000000000009" . 02:00:00:00:00:09 . 10.90.0.9 }
+        delete element bridge lazaret stations6 { "lz-000000000009" . 02:00:00:00:00:09 . fd12:3456:789a:1::9, "lz-000000000009" . 02:00:00:00:00:09 . fe80::ff:fe00:9 }
         delete element bridge lazaret targets6 { "lz-000000000009" . 0xfd123456789a00010000000000000009, "lz-000000000009" . 0xfe80000000000000000000fffe000009 }
         delete element inet lazaret internet4 { 10.90.0.9 }
         delete element inet lazaret internet6 { fd12:3456:789a:1::9 }
@@ -1234,12 +1273,11 @@ mod tests {
         assert_snapshot!(changed(&mut world, "web", |world| {
             member(world, "web").network.rate_up = Some("1gbit".parse().unwrap());
         }), @r#"
-        delete element inet lazaret upload4 { 10.90.0.2 }
-        delete element inet lazaret upload6 { fd12:3456:789a:1::2, fe80::ff:fe00:2 }
+        flush chain inet lazaret sent_web
         delete limit inet lazaret upload_web_1250000
         add limit inet lazaret upload_web_125000000 { rate over 125000000 bytes/second burst 12500000 bytes; }
-        add element inet lazaret upload4 { 10.90.0.2 : "upload_web_125000000" }
-        add element inet lazaret upload6 { fd12:3456:789a:1::2 : "upload_web_125000000", fe80::ff:fe00:2 : "upload_web_125000000" }
+        add chain inet lazaret sent_web
+        add rule inet lazaret sent_web limit name "upload_web_125000000" drop
         "#);
     }
 
@@ -1280,8 +1318,12 @@ mod tests {
         add rule inet lazaret loss_web ip6 saddr fd12:3456:789a:1::3 numgen random mod 10000 < 100 drop
         add rule inet lazaret loss_web ip6 daddr fd12:3456:789a:1::3 numgen random mod 10000 < 100 drop
         add rule inet lazaret loss_web numgen random mod 10000 < 5 drop
+        add chain inet lazaret sent_web
+        add rule inet lazaret sent_web jump loss_web
         add element inet lazaret loss4 { 10.90.0.2 : jump loss_web }
         add element inet lazaret loss6 { fd12:3456:789a:1::2 : jump loss_web }
+        add element inet lazaret sent4 { 10.90.0.2 : jump sent_web }
+        add element inet lazaret sent6 { fd12:3456:789a:1::2 : jump sent_web, fe80::ff:fe00:2 : jump sent_web }
         ");
     }
 

@@ -66,7 +66,12 @@ fn neighbours() -> Lab {
         deny: list(&["b:631"]),
         ..Network::default()
     };
-    let d = Network { peers: list(&["a"]), host: true, deny: list(&["2001:db8:5::7"]), ..Network::default() };
+    let d = Network {
+        peers: list(&["a"]),
+        host: true,
+        deny: list(&["2001:db8:5::7", "10.90.0.1:80"]),
+        ..Network::default()
+    };
     let mut lab = Lab::new(&[("a", Network::default()), ("b", b), ("c", c), ("d", d)]);
     lab.change("c", |world| {
         let b = ["10.90.0.3", "fd12:3456:789a:1::3"].map(address);
@@ -512,7 +517,7 @@ fn a_sequence_of_changes_ends_where_the_whole_would() {
     lab.configure("b.1", |network| network.peers = list(&["a"]));
     lab.configure("a", |network| network.rate_up = Some("1gbit".parse().unwrap()));
     lab.configure("C_x-9", |network| {
-        network.deny = list(&["*"]);
+        (network.host, network.deny) = (true, list(&["*"]));
         network.rate_up = Some("1kbit".parse().unwrap());
     });
     lab.change("a", |world| {
@@ -521,6 +526,10 @@ fn a_sequence_of_changes_ends_where_the_whole_would() {
     });
     let (a, b): (Name, Name) = ("a".parse().unwrap(), "b.1".parse().unwrap());
     lab.change("a", |world| world.part(&a, &b));
+    lab.configure("b.1", |network| (network.host, network.deny) = (true, list(&["10.0.0.0/8"])));
+    lab.configure("b.1", |network| network.deny.clear());
+    lab.change("a", |world| drop(world.losses.insert(a.clone(), vec![Loss { share: 100, to: None }])));
+    lab.change("a", |world| drop(world.losses.remove(&a)));
     lab.change("b.1", |world| drop(world.losses.insert(b.clone(), vec![Loss { share: 50, to: Some(a.clone()) }])));
     lab.configure("a", |network| network.deny.truncate(1));
     let by_steps = words(&lab);
