@@ -48,6 +48,9 @@ const ALLOWED: &[u32] = &[
     call::EXIT_GROUP,
 ];
 
+/// What a gate needs in addition that listens under a name of its own: in its file system and network nobody else is.
+pub(crate) const LISTENING: &[u32] = &[call::BIND, call::LISTEN];
+
 /// Calls of which one argument decides: number, argument, mask, and what must be left of it under the mask.
 const CHECKED: &[(u32, u32, u32, u32)] = &[
     // Sockets of this machine only (AF_UNIX).
@@ -73,12 +76,12 @@ const ARGUMENTS: u32 = 16;
 /// `__X32_SYSCALL_BIT`: numbers that mean something else.
 const X32: u32 = 0x4000_0000;
 
-/// Allows the list from here on, for ever.
-pub(crate) fn keep_only_ours() -> Result<()> {
-    set_filter(&filter()).context("loading the system call filter")
+/// Allows the list, and `more`, from here on, for ever.
+pub(crate) fn keep_only_ours(more: &[u32]) -> Result<()> {
+    set_filter(&filter(more)).context("loading the system call filter")
 }
 
-fn filter() -> Vec<SockFilter> {
+fn filter(more: &[u32]) -> Vec<SockFilter> {
     let plain = |code, k| SockFilter { code, jt: 0, jf: 0, k };
     let skip = |code, k, jt, jf| SockFilter { code, jt, jf, k };
     let mut code = vec![
@@ -89,7 +92,7 @@ fn filter() -> Vec<SockFilter> {
         skip(AT_LEAST, X32, 0, 1),
         plain(RETURN, REFUSE),
     ];
-    for &number in ALLOWED {
+    for &number in ALLOWED.iter().chain(more) {
         code.extend([skip(EQUAL, number, 0, 1), plain(RETURN, ALLOW)]);
     }
     for &(number, argument, mask, left) in CHECKED {
@@ -113,7 +116,10 @@ mod tests {
 
     /// What the kernel would say (filter.rst of the kernel's documentation).
     fn verdict(number: u32, argument: (u32, u32)) -> bool {
-        let code = filter();
+        judge(&filter(&[]), number, argument)
+    }
+
+    fn judge(code: &[SockFilter], number: u32, argument: (u32, u32)) -> bool {
         let (mut at, mut a) = (0, 0);
         loop {
             let SockFilter { code, jt, jf, k } = code[at];
@@ -139,6 +145,9 @@ mod tests {
         for number in others.chain([X32 | call::READ, u32::MAX]) {
             assert!(!verdict(number, (0, 0)), "{number}");
         }
+        let listening = filter(LISTENING);
+        assert!(!verdict(call::BIND, (0, 0)) && judge(&listening, call::BIND, (0, 0)));
+        assert!(judge(&listening, call::READ, (0, 0)) && !judge(&listening, call::SOCKET, (0, 2)));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! A filter is pure: bytes go in, bytes and verdicts come out, so it is tested and fuzzed without a server. A loop runs
 //! the filters of one container in one process that has nothing to lose: hostile bytes come in on one side of it.
 
+mod caller;
 mod calls;
 
 pub mod pulse;
+pub mod wayland;
 pub mod x11;

@@ -27,7 +27,7 @@ mod serve;
 pub use atoms::{Atoms, Known};
 pub use authority::Cookie;
 pub use client::Server;
-pub use confine::{Confinement, Identity, confine};
+pub use confine::{Confinement, Identity, Sight, confine};
 pub use container::{Container, Facts};
 pub use filter::{Broken, Filter, Flow, Notice};
 pub use serve::{Clipboard, Ends, Settings, serve};

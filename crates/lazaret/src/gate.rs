@@ -431,5 +431,5 @@ fn hear(line: BorrowedFd<'_>) -> Result<(Order, Ends)> {
 fn become_gate(order: &Order) -> Result<PathBuf> {
     // For process lists; where it can't be changed they show how it was called.
     let _ = set_command_line(&["lazaret", SERVICE, &order.name]);
-    Ok(x11::confine(&order.socket, Some(Identity { uid: order.uid, gid: order.gid }))?.socket)
+    Ok(x11::confine(&order.socket, x11::Sight::Directory, Some(Identity { uid: order.uid, gid: order.gid }))?.socket)
 }

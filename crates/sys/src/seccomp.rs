@@ -60,6 +60,7 @@ pub mod call {
     }
     numbers! {
         ACCEPT4 SYS_accept4,
+        BIND SYS_bind,
         BRK SYS_brk,
         CLOCK_GETTIME SYS_clock_gettime,
         CLOSE SYS_close,
@@ -72,6 +73,7 @@ pub mod call {
         GETEUID SYS_geteuid,
         GETPID SYS_getpid,
         GETRANDOM SYS_getrandom,
+        LISTEN SYS_listen,
         MADVISE SYS_madvise,
         MMAP SYS_mmap,
         MPROTECT SYS_mprotect,

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, accept_with, recv, recvmsg, send, sendmsg,
+    SendFlags, SocketFlags, accept_with, recvmsg, send, sendmsg,
 };
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
@@ -23,6 +23,7 @@ use super::clipboard::{Board, Verdict};
 use super::container::Container;
 use super::cookie::{self, Granted, Trust};
 use super::filter::{Filter, Flow, Notice};
+use crate::caller::{Caller, said};
 
 /// What is read at once.
 const CHUNK: usize = 32 << 10;
@@ -38,10 +39,6 @@ const MOST_WAITING: usize = 256 << 10;
 const GRACE: Duration = Duration::from_secs(1);
 /// Descriptors that come at once, or wait before more are taken, on a connection that the server trusts.
 const MOST_ALONG: usize = 16;
-/// The longest line that a caller says.
-const MOST_LINE: usize = 256;
-/// Callers at once. More are hung up on.
-const MOST_CALLERS: usize = 8;
 
 /// What passes between the clipboards of the container and the session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,17 +98,6 @@ pub struct Ends {
     pub calls: OwnedFd,
     /// Can be read from, or is hung up, when the container has ended: a pidfd of its keeper.
     pub life: OwnedFd,
-}
-
-/// Somebody who tells the gate what to do.
-struct Caller {
-    stream: OwnedFd,
-    /// What was said without the end of the line.
-    line: Vec<u8>,
-    /// Answers that have not been read.
-    answers: Vec<u8>,
-    /// Waits for a paste to be done.
-    pastes: bool,
 }
 
 /// What belongs to one life of the server.
@@ -211,10 +197,7 @@ impl Gate {
             PollFd::new(&ends.life, PollFlags::IN),
             PollFd::new(&ends.calls, PollFlags::IN),
         ];
-        fds.extend(self.callers.iter().map(|caller| {
-            let flags = if caller.answers.is_empty() { PollFlags::IN } else { PollFlags::OUT };
-            PollFd::new(&caller.stream, flags)
-        }));
+        fds.extend(self.callers.iter().map(|caller| PollFd::new(&caller.stream, caller.wants())));
         let callers = 3..fds.len();
         if let Some(Session { board, .. }) = &self.session {
             fds.push(PollFd::new(&board.outer, board.outer.wants()));
@@ -248,7 +231,7 @@ impl Gate {
         // Whoever has just called is heard in the next turn.
         let goes_on = self.hear_callers(&ready[callers]);
         if !ready[2].is_empty() {
-            self.accept_caller(ends.calls.as_fd());
+            Caller::accept(ends.calls.as_fd(), &mut self.callers);
         }
         Ok(goes_on)
     }
@@ -359,13 +342,6 @@ impl Gate {
         }
     }
 
-    fn accept_caller(&mut self, calls: BorrowedFd<'_>) {
-        let Ok(stream) = accept_with(calls, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return };
-        if self.callers.len() < MOST_CALLERS {
-            self.callers.push(Caller { stream, line: Vec::new(), answers: Vec::new(), pastes: false });
-        }
-    }
-
     /// Hears the callers, to each of whom belongs an event. False at the end.
     fn hear_callers(&mut self, ready: &[PollFlags]) -> bool {
         let mut callers = std::mem::take(&mut self.callers);
@@ -381,33 +357,19 @@ impl Gate {
 
     /// Hears what somebody says. False if that was all.
     fn hear(&mut self, caller: &mut Caller, goes_on: &mut bool) -> bool {
-        let mut bytes = [0; MOST_LINE];
-        loop {
-            match recv(&caller.stream, &mut bytes[..], RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return false,
-                Ok((n, _)) => caller.line.extend(&bytes[..n]),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                Err(_) => return false,
+        let Ok(lines) = caller.hear() else { return false };
+        for line in lines {
+            if line == "stop" {
+                *goes_on = false;
+                return true;
             }
-            if caller.line.len() > MOST_LINE {
-                return false;
-            }
-            while let Some(end) = caller.line.iter().position(|&byte| byte == b'\n') {
-                let line: Vec<u8> = caller.line.drain(..=end).collect();
-                let line = String::from_utf8_lossy(&line);
-                if line.trim() == "stop" {
-                    *goes_on = false;
-                    return true;
-                }
-                match self.obey(line.trim()) {
-                    Ok(Some(answer)) => caller.say(&answer),
-                    Ok(None) => caller.pastes = true,
-                    Err(e) => caller.say(&format!("error {}", said(&e))),
-                }
+            match self.obey(&line) {
+                Ok(Some(answer)) => caller.say(&answer),
+                Ok(None) => caller.waits = true,
+                Err(e) => caller.say(&format!("error {}", said(&e))),
             }
         }
-        caller.say_more()
+        true
     }
 
     /// Does what the line says. `None` if the answer comes later.
@@ -464,29 +426,10 @@ impl Gate {
 
     /// Answers those who wait for a paste.
     fn tell_pasters(&mut self, line: &str) {
-        for caller in self.callers.iter_mut().filter(|caller| caller.pastes) {
-            caller.pastes = false;
+        for caller in self.callers.iter_mut().filter(|caller| caller.waits) {
+            caller.waits = false;
             caller.say(line);
         }
-    }
-}
-
-/// An error in one line: what is wrong, and what to do about it behind a tab.
-fn said(e: &lazaret_base::Error) -> String {
-    let hint = e.advice().map(|hint| format!("\t{hint}")).unwrap_or_default();
-    format!("{e}{hint}").replace('\n', " ")
-}
-
-impl Caller {
-    fn say(&mut self, line: &str) {
-        self.answers.extend(line.as_bytes());
-        self.answers.push(b'\n');
-        // Whoever doesn't listen is noticed in the next turn.
-        let _ = self.say_more();
-    }
-
-    fn say_more(&mut self) -> bool {
-        write_some(self.stream.as_fd(), &mut self.answers).is_ok()
     }
 }
 

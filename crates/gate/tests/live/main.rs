@@ -5,6 +5,7 @@ mod attacks;
 mod bounds;
 mod programs;
 mod sound;
+mod wayland;
 mod world;
 mod x;
 
@@ -22,8 +23,12 @@ fn main() -> ExitCode {
         sound::become_gate(&arguments[1..]);
         return ExitCode::SUCCESS;
     }
+    if arguments.first().is_some_and(|first| first == "--wayland") {
+        wayland::become_gate(&arguments[1..]);
+        return ExitCode::SUCCESS;
+    }
     let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
-    let all = [attacks::TESTS, bounds::TESTS, programs::TESTS, sound::TESTS].concat();
+    let all = [attacks::TESTS, bounds::TESTS, programs::TESTS, sound::TESTS, wayland::TESTS].concat();
     if arguments.iter().any(|argument| argument == "--list") {
         for (name, _) in &all {
             println!("{name}: test");

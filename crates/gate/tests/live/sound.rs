@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use lazaret_gate::pulse::{Settings, serve};
-use lazaret_gate::x11::{Ends, Identity, confine};
+use lazaret_gate::x11::{Ends, Identity, Sight, confine};
 
 use crate::Test;
 use crate::world::until;
@@ -148,7 +148,7 @@ pub fn become_gate(arguments: &[String]) {
     let life = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
     let calls = UnixListener::bind_addr(&SocketAddr::from_abstract_name(calls).unwrap()).unwrap().into();
     // The server knows the session's user by the process.
-    let confined = confine(Path::new(socket), Some(Identity { uid: PERSON, gid: PERSON })).unwrap();
+    let confined = confine(Path::new(socket), Sight::Directory, Some(Identity { uid: PERSON, gid: PERSON })).unwrap();
     serve(&Ends { programs, calls, life }, &Settings { server: confined.socket, connections: 16 }).unwrap();
 }
 

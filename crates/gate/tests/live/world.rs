@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use lazaret_gate::x11::authority::{self, Entry};
 use lazaret_gate::x11::cookie::{self, Trust};
-use lazaret_gate::x11::{Clipboard, Cookie, Ends, Server, Settings, confine, serve};
+use lazaret_gate::x11::{Clipboard, Cookie, Ends, Server, Settings, Sight, confine, serve};
 
 use crate::x::X;
 
@@ -167,7 +167,7 @@ impl Gate {
         let programs = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
         let life = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
         let calls = UnixListener::bind_addr(&SocketAddr::from_abstract_name(calls).unwrap()).unwrap().into();
-        let confinement = confine(Path::new(socket), None).unwrap();
+        let confinement = confine(Path::new(socket), Sight::Directory, None).unwrap();
         let settings = Settings {
             name: name.clone(),
             server: Server { socket: confinement.socket, credential: Some(ADMIN) },

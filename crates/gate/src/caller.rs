@@ -1,0 +1,90 @@
+//! Somebody who tells a gate what to do: lines come in, and each is answered with a line.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
+
+/// The longest line that a caller says.
+const MOST_LINE: usize = 256;
+/// Callers at once. More are hung up on.
+const MOST_CALLERS: usize = 8;
+
+/// A connection of somebody who tells the gate what to do.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub stream: OwnedFd,
+    /// What was said without the end of the line.
+    line: Vec<u8>,
+    /// Answers that have not been read.
+    answers: Vec<u8>,
+    /// An answer comes later.
+    pub waits: bool,
+}
+
+/// The caller has hung up, or makes no sense.
+pub(crate) struct Gone;
+
+impl Caller {
+    /// Takes one more, if there are not too many.
+    pub fn accept(calls: BorrowedFd<'_>, callers: &mut Vec<Caller>) {
+        let Ok(stream) = accept_with(calls, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return };
+        if callers.len() < MOST_CALLERS {
+            callers.push(Caller { stream, line: Vec::new(), answers: Vec::new(), waits: false });
+        }
+    }
+
+    /// What to wait for.
+    pub fn wants(&self) -> PollFlags {
+        if self.answers.is_empty() { PollFlags::IN } else { PollFlags::OUT }
+    }
+
+    /// Hears what is said: whole lines.
+    pub fn hear(&mut self) -> Result<Vec<String>, Gone> {
+        let mut bytes = [0; MOST_LINE];
+        let mut lines = Vec::new();
+        loop {
+            match recv(&self.stream, &mut bytes[..], RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err(Gone),
+                Ok((n, _)) => self.line.extend(&bytes[..n]),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(_) => return Err(Gone),
+            }
+            while let Some(end) = self.line.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.line.drain(..=end).collect();
+                lines.push(String::from_utf8_lossy(&line).trim().to_owned());
+            }
+            if self.line.len() > MOST_LINE {
+                return Err(Gone);
+            }
+        }
+        self.say_more().map(|()| lines)
+    }
+
+    /// Answers. Whoever doesn't listen is noticed when there is more to hear.
+    pub fn say(&mut self, line: &str) {
+        self.answers.extend(line.as_bytes());
+        self.answers.push(b'\n');
+        let _ = self.say_more();
+    }
+
+    fn say_more(&mut self) -> Result<(), Gone> {
+        while !self.answers.is_empty() {
+            match send(self.stream.as_fd(), &self.answers, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+                Ok(n) => drop(self.answers.drain(..n)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(_) => return Err(Gone),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An error in one line: what is wrong, and what to do about it behind a tab.
+pub(crate) fn said(e: &lazaret_base::Error) -> String {
+    let hint = e.advice().map(|hint| format!("\t{hint}")).unwrap_or_default();
+    format!("{e}{hint}").replace('\n', " ")
+}
