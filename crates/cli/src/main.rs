@@ -42,6 +42,7 @@ fn service() -> Option<i32> {
     match words.first()?.to_str()? {
         "responder" => Some(lazaret::network::responder()),
         lazaret::gate::SERVICE => Some(lazaret::gate::serve()),
+        lazaret::ssh::SERVICE => words.get(1).map(|address| lazaret::ssh::connect(&address.to_string_lossy())),
         lazaret::cache::SERVICE => Some(store(&words).map_or(1, |store| lazaret::cache::serve(&store))),
         "netd" => {
             let store = store(&words);

@@ -42,6 +42,7 @@ pub fn failure(e: &Error, verb: &str) -> ExitCode {
     }
     let passes_status_on = matches!(verb, "exec" | "run" | "shell" | "app");
     ExitCode::from(match e.what() {
+        _ if verb == "ssh" => lazaret::ssh::FAILED as u8,
         Kind::CommandNotFound if passes_status_on => 127,
         Kind::CommandNotExecutable if passes_status_on => 126,
         // Ours, not the command's: as podman and env(1) have it.

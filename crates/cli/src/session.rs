@@ -153,6 +153,20 @@ pub fn caller() -> Option<u32> {
     ["SUDO_UID", "PKEXEC_UID"].iter().find_map(|name| variable(name)?.parse().ok())
 }
 
+/// Where this program is, for others who are to call it.
+pub fn own_program() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("looking for our own program")?;
+    if own.exists() {
+        return Ok(own);
+    }
+    // Gone on from memory: it is where the caller found it.
+    let called = PathBuf::from(std::env::args_os().next().unwrap_or_default());
+    let path = variable("PATH").unwrap_or_default();
+    let dirs = path.split(':').filter(|_| called.components().count() == 1).map(|dir| PathBuf::from(dir).join(&called));
+    let found = dirs.chain(std::path::absolute(&called)).find(|candidate| candidate.is_file());
+    found.ok_or_else(|| error("our own program is not where it was").kind(Kind::NotFound))
+}
+
 /// The container that a verb is about.
 pub fn name(matches: &ArgMatches) -> Result<Name> {
     match matches.get_one::<String>("name") {

@@ -15,7 +15,7 @@ use crate::exec::{self, Running, running};
 use crate::gate;
 use crate::keeper::Ended;
 use crate::recover::recover_locked;
-use crate::start::start;
+use crate::start::start_if_stopped;
 use crate::store::{DOOR, Record, Store};
 
 /// Where programs look for X servers (X(7)).
@@ -56,15 +56,7 @@ pub fn app(
     }
     // Without a session there is no need to start anything.
     app.session.display()?;
-    let begins = !store.is_kept(name)?;
-    if begins {
-        match start(store, name, &variable, None) {
-            Ok(notes) => notes.iter().for_each(|note| say(note)),
-            // Somebody else was faster.
-            Err(e) if e.what() == Kind::Running => {}
-            Err(e) => return Err(e),
-        }
-    }
+    let begins = start_if_stopped(store, name, &variable, say)?;
     let (running, plays) = {
         let _lock = store.lock(name)?;
         recover_locked(store, name)?;
@@ -127,7 +119,7 @@ fn environment(app: &App<'_>, running: &Running, plays: bool, knows: impl Fn(&st
 }
 
 /// The container's root directory, as its init has it. Nothing is opened below it by a name that could lead out.
-fn root_of(running: &Running) -> Result<OwnedFd> {
+pub(crate) fn root_of(running: &Running) -> Result<OwnedFd> {
     let path = format!("/proc/{}/root", running.state.init);
     let root = openat(CWD, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     // The number is still the init's: its descriptor says that it lives.
@@ -138,18 +130,18 @@ fn root_of(running: &Running) -> Result<OwnedFd> {
     }
 }
 
-fn look(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd> {
+pub(crate) fn look(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let path = path.trim_start_matches('/');
     Ok(openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
 }
 
-fn is_there(root: BorrowedFd<'_>, path: &str) -> bool {
+pub(crate) fn is_there(root: BorrowedFd<'_>, path: &str) -> bool {
     look(root, path, OFlags::PATH).is_ok()
 }
 
 /// Whether the container's C library knows a locale: as a directory, or in the archive.
-fn has_locale(root: BorrowedFd<'_>, locale: &str) -> bool {
+pub(crate) fn has_locale(root: BorrowedFd<'_>, locale: &str) -> bool {
     if matches!(locale, "C" | "POSIX" | "C.UTF-8" | "C.utf8") {
         return true;
     }
@@ -196,17 +188,19 @@ const PACKAGE_MANAGERS: &[(&str, &str)] = &[
     ("/usr/bin/xbps-install", "xbps-install -Sy"),
 ];
 
+/// The manager of packages inside, by its path, and how it is asked for one.
+pub(crate) fn manager(root: BorrowedFd<'_>) -> Option<(&'static str, &'static str)> {
+    PACKAGE_MANAGERS.iter().find(|(path, _)| is_there(root, path)).copied()
+}
+
 /// What went wrong with a program, and what can be done about it inside this container.
 fn explained(e: Error, name: &Name, words: &[String], root: Result<OwnedFd>) -> Error {
     let program = words.first().map_or("", String::as_str);
     if e.what() != Kind::CommandNotFound || program.contains('/') {
         return e;
     }
-    let manager = root.ok().and_then(|root| {
-        PACKAGE_MANAGERS.iter().find(|(path, _)| is_there(root.as_fd(), path)).map(|(_, install)| *install)
-    });
-    let hint = match manager {
-        Some(install) => format!("install it inside: lazaret exec {name} -- {install} {program}"),
+    let hint = match root.ok().and_then(|root| manager(root.as_fd())) {
+        Some((_, install)) => format!("install it inside: lazaret exec {name} -- {install} {program}"),
         None => format!("`{name}` has no such program, and no package manager that is known here"),
     };
     // In the place of what can be said of any container.

@@ -105,6 +105,22 @@ pub fn exec(
     ends.serve(attached.child.pidfd.as_fd(), signals, None)
 }
 
+/// Begins a command with these three as they are, none of which is a terminal. What comes in on `signals` meanwhile is
+/// passed on to it.
+pub(crate) fn attached(
+    store: &Store,
+    name: &Name,
+    command: &Command,
+    stdio: [BorrowedFd<'_>; 3],
+    signals: BorrowedFd<'_>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Attached> {
+    let running = awake(store, name)?;
+    let environment = environment(store, name, &running, command, None, variable)?;
+    let command = Command { environment, ..command.clone() };
+    attach::attach(&running.target(store, name)?, &command, attach::Stdio::Given(stdio), Some(signals))
+}
+
 /// Begins a command that nobody waits for: it reads nothing, and nobody hears it. It ends with the container, if not
 /// before.
 pub fn begin(store: &Store, name: &Name, command: &Command, variable: impl Fn(&str) -> Option<String>) -> Result<()> {

@@ -76,6 +76,30 @@ pub fn start(
     }
 }
 
+/// Starts a container that does not run; whether it was started. What the user should know is said.
+///
+/// # Errors
+///
+/// As [`start`]'s.
+pub fn start_if_stopped(
+    store: &Store,
+    name: &Name,
+    environment: impl Fn(&str) -> Option<String>,
+    say: &mut dyn FnMut(&str),
+) -> Result<bool> {
+    store.require(name)?;
+    if store.is_kept(name)? {
+        return Ok(false);
+    }
+    match start(store, name, environment, None) {
+        Ok(notes) => notes.iter().for_each(|note| say(note)),
+        // Somebody else was faster.
+        Err(e) if e.what() == Kind::Running => {}
+        Err(e) => return Err(e),
+    }
+    Ok(true)
+}
+
 pub(crate) fn already(name: &Name) -> Error {
     error(format!("`{name}` is running already")).kind(Kind::Running).hint(format!("enter it: lazaret shell {name}"))
 }

@@ -802,6 +802,24 @@ impl Store {
         open_dir(&self.run_dir(name))
     }
 
+    // --- ssh ---
+
+    /// The key of a container's ssh server, private and public; `None` if it has none yet.
+    pub(crate) fn host_key(&self, name: &Name) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let path = self.container(name).join("ssh_host_key");
+        match read(&path) {
+            Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => Ok(None),
+            private => Ok(Some((private?, read(&path.with_extension("pub"))?))),
+        }
+    }
+
+    /// Notes it. The private half last: with it, both are there.
+    pub(crate) fn write_host_key(&self, name: &Name, private: &[u8], public: &[u8]) -> Result<()> {
+        let path = self.container(name).join("ssh_host_key");
+        write_atomic(&path.with_extension("pub"), public)?;
+        write_atomic(&path, private)
+    }
+
     // --- the session ---
 
     /// Keeper: makes the directories in which sockets of a session appear, seen by the container from its start on.

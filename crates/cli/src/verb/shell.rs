@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Arg, ArgMatches, Command};
 use lazaret::exec::exec;
 use lazaret::runtime::attach;
-use lazaret::start::start;
-use lazaret_base::{Kind, Result};
+use lazaret::start::start_if_stopped;
+use lazaret_base::Result;
 
 use super::{name_argument, stdio};
 use crate::session::{Session, name, variable};
@@ -28,11 +28,7 @@ pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
     store.require(&name)?;
     if !store.is_kept(&name)? {
         session.say(&format!("starting `{name}`"));
-        match start(store, &name, variable, None) {
-            // Somebody else was quicker.
-            Err(e) if e.what() == Kind::Running => {}
-            other => other?.iter().for_each(|note| session.say(note)),
-        }
+        start_if_stopped(store, &name, variable, &mut |note| session.say(note))?;
     }
     let ended = stdio(|stdio| exec(store, &name, &command, stdio, variable))?;
     Ok(ExitCode::from(ended.status() as u8))

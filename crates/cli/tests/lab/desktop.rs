@@ -16,16 +16,16 @@ use crate::harness::{LIMIT, Out, Running, World, bare, fixture, text, word};
 static NEXT_PERSON: AtomicU32 = AtomicU32::new(7001);
 
 /// A person's session on an X server without a screen.
-struct Screen {
-    dir: PathBuf,
+pub struct Screen {
+    pub dir: PathBuf,
     /// Whose session it is, by user and group id.
-    person: u32,
-    number: u32,
+    pub person: u32,
+    pub number: u32,
     server: Child,
 }
 
 impl Screen {
-    fn start(world: &World) -> Screen {
+    pub fn start(world: &World) -> Screen {
         // Where the person can read it; the world's own directory is root's.
         let dir = std::env::temp_dir().join(format!("lazaret-screen-{}", world.cgroup_prefix()));
         fs::create_dir_all(&dir).unwrap();
@@ -69,7 +69,7 @@ impl Screen {
     }
 
     /// The command as the person types it in the session, with `sudo -E`.
-    fn typed(&self, world: &World, arguments: &[&str]) -> Command {
+    pub fn typed(&self, world: &World, arguments: &[&str]) -> Command {
         let mut command = world.command(arguments);
         self.sudo(&mut command);
         command.env("DISPLAY", format!(":{}", self.number)).env("XAUTHORITY", self.dir.join("authority"));
@@ -77,18 +77,18 @@ impl Screen {
     }
 
     /// What sudo says of the person, and no more.
-    fn sudo(&self, command: &mut Command) {
+    pub fn sudo(&self, command: &mut Command) {
         let id = self.person.to_string();
         command.env("SUDO_UID", &id).env("SUDO_GID", &id).env("SUDO_USER", "ann");
     }
 
     #[track_caller]
-    fn lazaret(&self, world: &World, arguments: &[&str]) -> Out {
+    pub fn lazaret(&self, world: &World, arguments: &[&str]) -> Out {
         world.run(self.typed(world, arguments), b"")
     }
 
     #[track_caller]
-    fn ok(&self, world: &World, arguments: &[&str]) -> String {
+    pub fn ok(&self, world: &World, arguments: &[&str]) -> String {
         let out = self.lazaret(world, arguments);
         assert_eq!(out.status, 0, "`lazaret {}` failed\n{out}", arguments.join(" "));
         out.stdout
@@ -110,13 +110,13 @@ impl Screen {
     }
 
     /// What a program of the person's own prints.
-    fn look(&self, program: &str, arguments: &[&str]) -> String {
+    pub fn look(&self, program: &str, arguments: &[&str]) -> String {
         let out = self.own(program, arguments).stdin(Stdio::null()).output().unwrap();
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
 
     /// Every window's title.
-    fn windows(&self) -> String {
+    pub fn windows(&self) -> String {
         self.look("xwininfo", &["-root", "-tree"])
     }
 
@@ -141,7 +141,7 @@ impl Drop for Screen {
 }
 
 /// What is added to this is run by a person.
-fn become_person(id: u32) -> Command {
+pub fn become_person(id: u32) -> Command {
     let mut command = Command::new("setpriv");
     command.arg(format!("--reuid={id}")).arg(format!("--regid={id}")).arg("--clear-groups");
     command
@@ -149,7 +149,7 @@ fn become_person(id: u32) -> Command {
 
 /// Looks until it is so. What other processes do on a screen can't be waited for otherwise.
 #[track_caller]
-fn until(what: &str, mut so: impl FnMut() -> bool) {
+pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
     while !so() {
         assert!(Instant::now() < end, "{what}");
@@ -240,7 +240,7 @@ fn the_user_is_made_once_beside_those_of_the_image() {
     world.exec_sh("user1", "sed -i /ann/d /etc/passwd; chmod 640 /etc/shadow; chown 0:50 /etc/shadow");
     world.ok(&["restart", "user1"]);
     assert_eq!(world.exec("user1", &["grep", "ann", "/etc/passwd"]), "ann:x:1001:1001::/home/ann:/bin/sh");
-    assert_eq!(world.exec("user1", &["cat", "/etc/shadow"]), "x:!:::::::\nann:!:::::::");
+    assert_eq!(world.exec("user1", &["cat", "/etc/shadow"]), "x:!:::::::\nann:*:::::::");
     assert_eq!(world.exec("user1", &["stat", "-c", "%a %g", "/etc/shadow"]), "640 50");
 }
 

@@ -22,6 +22,7 @@ mod survive;
 mod device;
 mod file;
 mod share;
+mod ssh;
 mod storage;
 
 mod network;

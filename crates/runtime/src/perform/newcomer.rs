@@ -44,7 +44,8 @@ pub fn add(name: &str) -> Result<()> {
     if needs_group {
         append(etc.as_fd(), "group", &group, &format!("{name}:x:{gid}:\n"))?;
     }
-    for (file, line) in [("gshadow", format!("{name}:!::\n")), ("shadow", format!("{name}:!:::::::\n"))] {
+    // No password fits `*`. A `!` would lock the account, by key, too (sshd(8)).
+    for (file, line) in [("gshadow", format!("{name}:!::\n")), ("shadow", format!("{name}:*:::::::\n"))] {
         if let Some(old) = users(etc.as_fd(), file)?.filter(|old| old.is_there() && !names(&old.text, name)) {
             append(etc.as_fd(), file, &old, &line)?;
         }
