@@ -12,7 +12,8 @@ use crate::follow::{LANGUAGE, LOOKS, MESSAGES, ZONE};
 use crate::person::Person;
 
 /// What of an environment tells where the session is.
-const PLACE: &[&str] = &["DISPLAY", "XAUTHORITY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "PULSE_SERVER"];
+const PLACE: &[&str] =
+    &["DISPLAY", "XAUTHORITY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "XDG_DATA_HOME", "PULSE_SERVER"];
 /// What is taken of an environment.
 fn wanted() -> impl Iterator<Item = &'static str> {
     [PLACE, LANGUAGE, MESSAGES, ZONE, LOOKS].into_iter().flatten().copied()

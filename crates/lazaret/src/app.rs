@@ -14,6 +14,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, opena
 use crate::exec::{self, Running, running};
 use crate::gate;
 use crate::keeper::Ended;
+use crate::launcher;
 use crate::recover::recover_locked;
 use crate::start::start_if_stopped;
 use crate::store::{DOOR, Record, Store};
@@ -27,8 +28,10 @@ const BEGINNING_OF_ARCHIVE: usize = 1 << 20;
 pub struct App<'a> {
     /// In which container. It is started if it does not run.
     pub name: &'a Name,
-    /// The program and its arguments.
+    /// The program and its arguments, or the arguments of the entry.
     pub words: Vec<String>,
+    /// The entry of the container's menu that says which program it is.
+    pub entry: Option<String>,
     /// On whose screen.
     pub session: &'a Session,
     /// Whether nobody waits for its end.
@@ -78,8 +81,12 @@ pub fn app(
     if let Some(lang) = app.session.variable("LANG").filter(|lang| begins && !knows(lang)) {
         say(&format!("`{name}` has no locale `{lang}`: its programs speak English"));
     }
+    let words = match &app.entry {
+        Some(id) => launcher::command_of(store, name, id, &app.words)?,
+        None => app.words.clone(),
+    };
     let command = attach::Command {
-        words: app.words.clone(),
+        words: words.clone(),
         user: running.config.desktop.user.as_ref().map(ToString::to_string),
         environment: environment(app, &running, plays, knows),
         runtime_directory: true,
@@ -89,10 +96,10 @@ pub fn app(
         true => exec::begin(store, name, &command, &variable).map(|()| None),
         false => exec::exec(store, name, &command, stdio, &variable).map(Some),
     };
-    ran.map_err(|e| explained(e, name, &app.words, root))
+    ran.map_err(|e| explained(e, name, &words, root))
 }
 
-fn no_display(name: &Name, act: &str) -> Error {
+pub(crate) fn no_display(name: &Name, act: &str) -> Error {
     let hint = match act {
         "set" => format!("give it one: lazaret config {name} set desktop.display=isolated; lazaret restart {name}"),
         _ => format!("it has one from its next start on: lazaret restart {name}"),

@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags, open};
 
 use crate::event::{self, What};
 use crate::image::{self, Found};
+use crate::launcher;
 use crate::recover::{collect, recover_locked};
 use crate::store::{Ids, Image, ImageBind, Record, Storage, Store, part, write_container};
 use crate::{ids, stop};
@@ -267,17 +268,18 @@ pub fn rename(store: &Store, from: &Name, to: &Name) -> Result<()> {
     if from == to {
         return Ok(());
     }
-    let _locks = hold_pair(store, from, to)?;
+    let locks = hold_pair(store, from, to)?;
     if store.is_kept(from)? {
         return Err(error(format!("`{from}` is running"))
             .kind(Kind::Running)
             .hint(format!("stop it first: lazaret stop {from}")));
     }
-    let _all = store.lock_all()?;
+    let all = store.lock_all()?;
     store.rename(from, to)?;
     lease::rename(&store.network().leases(), from.as_str(), to.as_str());
     event::tell(store, from, What::Renamed, Some(to.to_string()));
-    Ok(())
+    drop((all, locks));
+    launcher::follow(store, to).with_context(|| format!("renaming what menus show of `{to}`"))
 }
 
 /// Removes a container with all its files; with `force`, one that runs, too.
@@ -309,7 +311,9 @@ pub(crate) fn remove(store: &Store, name: &Name) -> Result<()> {
     let removing = || format!("removing `{name}`");
     let record = store.record(name);
     lease::remove(&store.network().leases(), name.as_str());
+    let launchers = launcher::of(store, name);
     let workshop = store.retire(name).with_context(removing)?;
+    launcher::forget(&launchers);
     // Its files bear no ids of their own, so the range can go before they are gone.
     if let Ok(Record { ids: Some(ids), .. }) = record {
         ids::release(store, ids).with_context(removing)?;

@@ -164,7 +164,7 @@ pub fn pull(store: &Store, name: &Name, pull: Pull<'_>, progress: &mut dyn FnMut
 }
 
 /// A container that is kept as it is while its files are copied.
-struct Place {
+pub(crate) struct Place {
     running: Option<Running>,
     /// Whether it has a user namespace of its own.
     user_ns: bool,
@@ -178,7 +178,7 @@ struct Place {
 }
 
 impl Place {
-    fn find(store: &Store, name: &Name) -> Result<Place> {
+    pub(crate) fn find(store: &Store, name: &Name) -> Result<Place> {
         let lock = hold(store, name)?;
         let record = store.record(name)?;
         let user_ns = record.ids.is_some();
@@ -199,7 +199,7 @@ impl Place {
         })
     }
 
-    fn at(&self) -> At<'_> {
+    pub(crate) fn at(&self) -> At<'_> {
         match (&self.running, &self.root) {
             (None, Some(root)) => At::Stopped { root, scratch: &self.scratch },
             (running, _) => {

@@ -55,6 +55,31 @@ pub(crate) fn write(person: &Person, path: &Path, bytes: &[u8]) -> Result<()> {
     as_person(person, || write_atomic(path, bytes)).with_context(|| format!("as `{}`", person.name))
 }
 
+/// Makes a directory with all that is missing on the way.
+pub(crate) fn make(person: &Person, dir: &Path) -> Result<()> {
+    as_person(person, || DirBuilder::new().recursive(true).mode(0o700).create(dir))
+        .with_context(|| format!("making `{}` as `{}`", dir.display(), person.name))
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove(person: &Person, path: &Path) -> Result<()> {
+    gone(as_person(person, || std::fs::remove_file(path)))
+        .with_context(|| format!("removing `{}` as `{}`", path.display(), person.name))
+}
+
+/// Removes a directory with all that is in it, if it is there.
+pub(crate) fn remove_all(person: &Person, dir: &Path) -> Result<()> {
+    gone(as_person(person, || std::fs::remove_dir_all(dir)))
+        .with_context(|| format!("removing `{}` as `{}`", dir.display(), person.name))
+}
+
+fn gone(removed: std::io::Result<()>) -> std::io::Result<()> {
+    match removed {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 /// With no more rights to files than the person has.
 pub(crate) fn as_person<T>(person: &Person, act: impl FnOnce() -> T) -> T {
     with_file_ids(person.uid, person.gid, act)

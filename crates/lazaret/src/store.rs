@@ -802,6 +802,22 @@ impl Store {
         open_dir(&self.run_dir(name))
     }
 
+    // --- menus ---
+
+    /// What of a container is in persons' menus.
+    pub(crate) fn shown_launchers(&self, name: &Name) -> Result<Vec<crate::launcher::Shown>> {
+        match read_json(&self.container(name).join("launchers.json")) {
+            Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// Notes it.
+    pub(crate) fn write_shown_launchers(&self, name: &Name, all: &[crate::launcher::Shown]) -> Result<()> {
+        let json = serde_json::to_vec_pretty(all).map_err(|e| error(e.to_string()))?;
+        write_atomic(&self.container(name).join("launchers.json"), &json)
+    }
+
     // --- ssh ---
 
     /// The key of a container's ssh server, private and public; `None` if it has none yet.

@@ -16,7 +16,8 @@ pub fn command(command: Command) -> Command {
             name_argument("The container; it is started if it does not run"),
             Arg::new("detach").short('d').long("detach").action(ArgAction::SetTrue).help("Do not wait for its end"),
             environment_argument(),
-            command_argument(true),
+            Arg::new("entry").long("entry").value_name("APP").help("The program of this entry (`lazaret apps NAME`); CMD is what it opens"),
+            command_argument(false).required_unless_present("entry"),
         ])
         .after_help(
             "\
@@ -43,6 +44,7 @@ pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
     let wanted = App {
         name: &name,
         words: words(matches, "command"),
+        entry: matches.get_one::<String>("entry").cloned(),
         session: &desktop,
         detach: matches.get_flag("detach"),
         environment: environment(matches)?,

@@ -38,6 +38,8 @@ verbs! {
     exec "exec",
     shell "shell",
     app "app",
+    apps "apps",
+    launcher "launcher",
     paste "paste",
     ssh "ssh",
     ssh_config "ssh-config",

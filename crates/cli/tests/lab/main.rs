@@ -21,6 +21,7 @@ mod survive;
 
 mod device;
 mod file;
+mod launcher;
 mod share;
 mod ssh;
 mod storage;
