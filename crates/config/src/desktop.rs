@@ -55,9 +55,18 @@ pub enum Sound {
     Off,
     /// They play. They record nothing, and change nobody else's sound.
     Play,
+    /// They may also record, while the microphone is switched on.
+    PlayRecord,
 }
 
-pub(crate) const SOUND_WORDS: &[&str] = &["off", "play"];
+impl Sound {
+    /// Whether there is any.
+    pub fn plays(self) -> bool {
+        self != Sound::Off
+    }
+}
+
+pub(crate) const SOUND_WORDS: &[&str] = &["off", "play", "play+record"];
 pub(crate) const DISPLAY_WORDS: &[&str] = &["none", "isolated", "trusted"];
 pub(crate) const CLIPBOARD_WORDS: &[&str] = &["off", "out", "both"];
 
@@ -122,8 +131,10 @@ impl FromStr for Sound {
         match text {
             "off" => Ok(Sound::Off),
             "play" => Ok(Sound::Play),
+            "play+record" => Ok(Sound::PlayRecord),
             _ => {
-                let hint = did_you_mean(text, SOUND_WORDS.iter().copied(), || "write \"off\" or \"play\"".into());
+                let choice = || "write \"off\", \"play\" or \"play+record\"".into();
+                let hint = did_you_mean(text, SOUND_WORDS.iter().copied(), choice);
                 Err(invalid(format!("unknown use of sound {}", quoted(text)), hint))
             }
         }
@@ -135,6 +146,7 @@ impl fmt::Display for Sound {
         f.pad(match self {
             Sound::Off => "off",
             Sound::Play => "play",
+            Sound::PlayRecord => "play+record",
         })
     }
 }

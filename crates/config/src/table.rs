@@ -951,10 +951,10 @@ const TABLE: &[Key] = &[
     },
     Key {
         name: "desktop.sound",
-        shape: "\"off\" or \"play\"",
+        shape: "\"off\", \"play\" or \"play+record\"",
         default: "\"off\"",
         live: true,
-        doc: "Whether programs of the desktop play sound; none of them hears any. Taken away, it ends at once.",
+        doc: "Whether programs of the desktop play sound, and may record while the microphone is switched on (`lazaret device NAME microphone on`). Taken away, it ends at once.",
         example: "sound = \"play\"",
         form: Form::Text,
         words: SOUND_WORDS,

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
 
@@ -80,6 +80,52 @@ impl Caller {
             }
         }
         Ok(())
+    }
+}
+
+/// What becomes of a line.
+pub(crate) enum Reply {
+    /// It is answered.
+    Say(String),
+    /// The gate ends; so does the line, when it has.
+    Stop,
+}
+
+/// Callers of a gate that answers each line at once.
+#[derive(Default)]
+pub(crate) struct Callers(Vec<Caller>);
+
+impl Callers {
+    /// What to wait for, one for each caller.
+    pub fn watched(&self) -> impl Iterator<Item = PollFd<'_>> {
+        self.0.iter().map(|caller| PollFd::new(&caller.stream, caller.wants()))
+    }
+
+    /// Takes a new one.
+    pub fn accept(&mut self, calls: BorrowedFd<'_>) {
+        Caller::accept(calls, &mut self.0);
+    }
+
+    /// Hears the callers, to each of whom belongs an event. False at the end: then all of them are still on the line.
+    pub fn hear(&mut self, ready: &[PollFlags], mut what: impl FnMut(&str) -> Reply) -> bool {
+        let (mut goes_on, mut events) = (true, ready.iter());
+        self.0.retain_mut(|caller| {
+            if events.next().is_none_or(|ready| ready.is_empty()) || !goes_on {
+                return true;
+            }
+            let Ok(lines) = caller.hear() else { return false };
+            for line in lines {
+                match what(&line) {
+                    Reply::Say(answer) => caller.say(&answer),
+                    Reply::Stop => {
+                        goes_on = false;
+                        break;
+                    }
+                }
+            }
+            true
+        });
+        goes_on
     }
 }
 

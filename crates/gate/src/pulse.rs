@@ -4,9 +4,15 @@
 //! has it listen to the microphone and load modules, which is to run code as the session's user. Here only those
 //! commands pass that playing needs, each by name; shared memory is not agreed on, so that no descriptor ever travels.
 //!
-//! Reading order: [`command`] (numbers, and what becomes of each), [`Filter`] (one connection), [`serve()`] (the loop).
+//! The microphone is a switch. While it is on, programs record from sources that are microphones, and not from what a
+//! sink plays; when it goes off, what they record ends.
+//!
+//! Reading order: [`command`] (numbers, and what becomes of each), [`values`] (what a command says), [`Filter`] (one
+//! connection), [`serve()`] (the loop).
 
 mod command;
+mod values;
+
 mod filter;
 mod serve;
 

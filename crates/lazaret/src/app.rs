@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use lazaret_base::{Error, Kind, Result, error};
-use lazaret_config::{Config, Display, Name, Sound};
+use lazaret_config::{Config, Display, Name};
 use lazaret_desktop::{Session, follow, fonts};
 use lazaret_runtime::attach;
 use lazaret_runtime::plan::Bind;
@@ -69,7 +69,7 @@ pub fn app(
         }
         gate::ensure(store, name, &running, app.session)?;
         // A program is shown without sound rather than not at all.
-        let plays = running.config.desktop.sound == Sound::Play
+        let plays = running.config.desktop.sound.plays()
             && gate::ensure_sound(store, name, &running, app.session).unwrap_or_else(|e| {
                 say(&format!("there is no sound: {e}"));
                 false

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lazaret_base::{Context, Kind, Result, error};
-use lazaret_config::{Clipboard, Display, Name};
+use lazaret_config::{Clipboard, Display, Name, Sound};
 use lazaret_desktop::Session;
 use lazaret_gate::pulse;
 use lazaret_gate::x11::cookie::Trust;
@@ -86,7 +86,7 @@ struct Order {
 #[derive(Debug, Serialize, Deserialize)]
 enum Purpose {
     Screen { credential: String, trusted: bool, clipboard: String },
-    Sound,
+    Sound { microphone: bool },
 }
 
 /// The sockets on which gates are called.
@@ -152,11 +152,15 @@ pub(crate) fn ensure_sound(store: &Store, name: &Name, running: &Running, sessio
     // Whoever connects there is a program, which is no call.
     let programs = store.session_pulse(name)?;
     let alive = connect(&new_socket()?, &address_in(&programs, PULSE)?).is_ok();
+    let microphone = running.config.desktop.sound == Sound::PlayRecord && store.microphone(name);
     if alive && store.sound_record(name).as_ref() == Some(&heard) {
+        // A command that switches it may have been killed half way.
+        tell_microphone(store, name, microphone)?;
         return Ok(true);
     }
     silence(store, name);
-    let order = Order { name: name.to_string(), socket, uid: person.uid, gid: person.gid, purpose: Purpose::Sound };
+    let purpose = Purpose::Sound { microphone };
+    let order = Order { name: name.to_string(), socket, uid: person.uid, gid: person.gid, purpose };
     store.write_sound_record(name, &heard)?;
     begin(store, name, running, &order).context("beginning the gate to the sound server")?;
     Ok(true)
@@ -169,11 +173,33 @@ pub(crate) fn silence(store: &Store, name: &Name) {
     }
 }
 
-/// Whether a container's programs can play now.
-pub fn plays(store: &Store, name: &Name) -> bool {
-    store
-        .session_pulse(name)
-        .is_ok_and(|dir| new_socket().is_ok_and(|to| address_in(&dir, PULSE).is_ok_and(|at| connect(&to, &at).is_ok())))
+/// A gate for sound, and what comes of it now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Hearing {
+    /// Whether the microphone is on.
+    pub microphone: bool,
+    /// How many programs record.
+    pub recording: usize,
+}
+
+/// Looks at a container's gate for sound; `None` if it has none now.
+pub fn hearing(store: &Store, name: &Name) -> Option<Hearing> {
+    let answer = call_at(store, name, SOUND).ok()??.ask("info").ok()?;
+    let recording = value_of(&answer, "recording").and_then(|count| count.parse().ok()).unwrap_or(0);
+    Some(Hearing { microphone: value_of(&answer, "microphone") == Some("on"), recording })
+}
+
+/// What an answer of the form `ok key=value …` says of a key.
+fn value_of<'a>(answer: &'a str, key: &str) -> Option<&'a str> {
+    answer.split(' ').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// Tells the gate for sound, if there is one, whether the microphone is on. When it has answered, that is so.
+pub(crate) fn tell_microphone(store: &Store, name: &Name, on: bool) -> Result<()> {
+    match call_at(store, name, SOUND)? {
+        Some(mut line) => line.ask(if on { "microphone on" } else { "microphone off" }).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// Programs that are connected stay where they are.
@@ -230,12 +256,10 @@ pub struct Gate {
 pub fn look(store: &Store, name: &Name) -> Result<Option<Gate>> {
     let (Some(mut line), Some(shown)) = (call(store, name)?, store.gate_record(name)?) else { return Ok(None) };
     let answer = line.ask("info")?;
-    let of =
-        |key: &str| answer.split(' ').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('=').map(str::to_owned));
     Ok(Some(Gate {
         shown,
-        connections: of("connections").and_then(|count| count.parse().ok()).unwrap_or(0),
-        server: of("server").is_some_and(|server| server == "there"),
+        connections: value_of(&answer, "connections").and_then(|count| count.parse().ok()).unwrap_or(0),
+        server: value_of(&answer, "server") == Some("there"),
     }))
 }
 
@@ -256,13 +280,13 @@ struct Line(UnixStream);
 impl Line {
     /// Says one line and hears what comes back.
     fn ask(&mut self, words: &str) -> Result<String> {
-        let asking = "asking the gate to the X server";
+        let asking = "asking a gate";
         self.0.write_all(format!("{words}\n").as_bytes()).context(asking)?;
         let mut answer = Vec::new();
         let mut byte = [0];
         while answer.last() != Some(&b'\n') && answer.len() < LONGEST_ANSWER {
             match self.0.read(&mut byte).context(asking)? {
-                0 => return Err(error("the gate to the X server has ended").hint("try again: another one is begun")),
+                0 => return Err(error("the gate has ended").hint("try again: another one is begun")),
                 _ => answer.push(byte[0]),
             }
         }
@@ -313,7 +337,7 @@ fn begin(store: &Store, name: &Name, running: &Running, order: &Order) -> Result
     let life = keeper(store, name, running)?;
     let (calls, dir, programs) = match order.purpose {
         Purpose::Screen { .. } => (SCREEN, store.session_x11(name)?, format!("X{DISPLAY}")),
-        Purpose::Sound => (SOUND, store.session_pulse(name)?, PULSE.to_owned()),
+        Purpose::Sound { .. } => (SOUND, store.session_pulse(name)?, PULSE.to_owned()),
     };
     let calls = listen_at(store.control_dir(name)?.as_fd(), calls, 0o600)?;
     let programs = listen_at(dir.as_fd(), &programs, 0o666)?;
@@ -401,7 +425,9 @@ pub fn serve() -> i32 {
 
 fn serve_until_the_end(order: Order, ends: &Ends, server: PathBuf) -> Result<()> {
     match order.purpose {
-        Purpose::Sound => pulse::serve(ends, &pulse::Settings { server, connections: MOST_PLAYERS }),
+        Purpose::Sound { microphone } => {
+            pulse::serve(ends, pulse::Settings { server, connections: MOST_PLAYERS, microphone })
+        }
         Purpose::Screen { credential, trusted, clipboard } => {
             let settings = Settings {
                 name: order.name,

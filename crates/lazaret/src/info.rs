@@ -264,8 +264,10 @@ pub struct Info {
     pub gate: Option<gate::Gate>,
     /// Devices of the host that it may use.
     pub devices: Vec<device::Line>,
-    /// Whether its programs can play sound now.
-    pub plays: bool,
+    /// Its programs' way to the sound server, if there is one now.
+    pub hearing: Option<gate::Hearing>,
+    /// Whether its microphone is switched on.
+    pub microphone: bool,
     /// Holes in the wall that the user asked for.
     pub openings: Vec<String>,
     /// Its configuration as it is written.
@@ -288,10 +290,16 @@ pub fn info(store: &Store, name: &Name) -> Result<Info> {
     };
     let (shares, devices) = (share::lines(&config), device::lines(&config));
     let with_gates = run.as_ref().filter(|_| config.desktop.display != Display::None);
+    let hearing = with_gates.and_then(|_| gate::hearing(store, name));
+    // As the gate says, or as one that is begun would have it.
+    let microphone =
+        with_gates.is_some() && hearing.map_or_else(|| store.microphone(name), |hearing| hearing.microphone);
+    let mut openings = openings(&config, &record, &shares, &devices);
+    openings.extend(microphone.then(|| "records: the microphone is switched on".to_owned()));
     Ok(Info {
         name: name.clone(),
         state,
-        openings: openings(&config, &record, &shares, &devices),
+        openings,
         shares,
         devices,
         image: record.image.name,
@@ -309,7 +317,8 @@ pub fn info(store: &Store, name: &Name) -> Result<Info> {
         network: run.as_ref().and_then(|run| connection(store, name, run)),
         // It may be ending just now.
         gate: with_gates.and_then(|_| gate::look(store, name).ok().flatten()),
-        plays: with_gates.is_some() && gate::plays(store, name),
+        hearing,
+        microphone,
         config,
         at_next_start,
         notes: run.map(|run| run.notes).unwrap_or_default(),

@@ -26,6 +26,7 @@ mod label;
 pub mod launcher;
 pub mod limit;
 mod look;
+pub mod microphone;
 pub mod network;
 mod personal;
 mod process;

@@ -108,6 +108,9 @@ fn apply(store: &Store, name: &Name, document: &Document) -> Result<Changed> {
     if in_force.desktop.sound != now.desktop.sound && now.desktop.sound == Sound::Off {
         gate::silence(store, name);
     }
+    if in_force.desktop.sound == Sound::PlayRecord && now.desktop.sound != Sound::PlayRecord {
+        crate::microphone::forget(store, name)?;
+    }
     store.write_running_config(name, &now)?;
     cache::follow(store, name, &in_force, &now)?;
     // The keeper follows what is in force, so that is written before.

@@ -14,6 +14,7 @@
 //! RUN/containers/NAME/     alive (locked by the keeper) state.json control scratch/ running.toml filter sharing.json
 //!                          devices.json
 //!                          gate gate.json sound sound.json (the gates' sockets, and where they lead)
+//!                          microphone (it is switched on)
 //!                          session/ (what the container sees of a session: x11/X0 pulse/native)
 //! RUN/locks/NAME           one command at a time
 //! RUN/netd/                netd's: its socket, and what it has made
@@ -876,6 +877,24 @@ impl Store {
     pub(crate) fn write_sound_record(&self, name: &Name, heard: &crate::gate::Heard) -> Result<()> {
         let bytes = serde_json::to_vec(heard).map_err(|e| error(e.to_string()))?;
         write_renamed(&self.run_dir(name), "sound.json", &bytes)
+    }
+
+    /// Whether the microphone of a running container is switched on. The mark goes with the run.
+    pub(crate) fn microphone(&self, name: &Name) -> bool {
+        self.run_dir(name).join("microphone").exists()
+    }
+
+    /// Switches it.
+    pub(crate) fn write_microphone(&self, name: &Name, on: bool) -> Result<()> {
+        let mark = self.run_dir(name).join("microphone");
+        let written = match on {
+            true => fs::write(&mark, ""),
+            false => fs::remove_file(&mark).or_else(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(e),
+            }),
+        };
+        written.with_context(|| format!("marking `{}`", mark.display()))
     }
 
     /// What the gate shows, and where.

@@ -121,13 +121,26 @@ fn desktop_lines(info: &Info, terminal: bool) -> Vec<(&'static str, String)> {
         Clipboard::Out => format!("out; in by `lazaret paste {}`", info.name),
         Clipboard::Both => paint("both ways", Colour::Red, terminal),
     };
-    let sound = match desktop.sound {
-        Sound::Off => "off",
-        Sound::Play if info.plays => "plays, by the sound gate; records nothing",
-        Sound::Play => "may play; no sound server is connected",
+    let sound = match (desktop.sound, info.hearing) {
+        (Sound::Off, _) => "off".to_owned(),
+        (Sound::Play, Some(_)) => "plays, by the sound gate; records nothing".to_owned(),
+        (Sound::Play, None) => "may play; no sound server is connected".to_owned(),
+        (Sound::PlayRecord, hearing) => {
+            let plays = if hearing.is_some() { "plays, by the sound gate" } else { "may play; no sound server is connected" };
+            let programs = match hearing.map_or(0, |hearing| hearing.recording) {
+                0 => "nobody records now".to_owned(),
+                1 => "1 program records now".to_owned(),
+                several => format!("{several} programs record now"),
+            };
+            let microphone = match info.microphone {
+                true => paint(&format!("microphone on, {programs}"), Colour::Red, terminal),
+                false => format!("microphone off (`lazaret device {} microphone on`)", info.name),
+            };
+            format!("{plays}; {microphone}")
+        }
     };
     let user = desktop.user.as_ref().map_or_else(|| "root".to_owned(), ToString::to_string);
-    vec![("display", format!("{level}; {mechanism}")), ("clipboard", clipboard), ("sound", sound.to_owned()), ("desktop user", user)]
+    vec![("display", format!("{level}; {mechanism}")), ("clipboard", clipboard), ("sound", sound), ("desktop user", user)]
 }
 
 /// Addresses, names, policy and traffic.

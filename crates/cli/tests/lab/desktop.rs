@@ -469,8 +469,9 @@ fn sound_is_played_and_none_is_heard() {
     }
     let socket = home.join("pulse/native");
     let protocol = format!("module-native-protocol-unix socket={}", socket.display());
-    let sink = "module-null-sink sink_name=out";
-    let server = ["-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", "-L", sink, "-L", &protocol];
+    let (sink, microphone) = ("module-null-sink sink_name=out", "module-sine-source source_name=mic");
+    let mut server = vec!["-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no"];
+    server.extend(["-L", sink, "-L", microphone, "-L", &protocol]);
     let mut command = screen.own("pulseaudio", &server);
     command.env("HOME", &home).env("XDG_RUNTIME_DIR", &home);
     let mut server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -491,6 +492,26 @@ fn sound_is_played_and_none_is_heard() {
     assert!(said.contains("plays, by the sound gate"), "{said}");
     assert_eq!(gates("sound1").len(), 2);
 
+    // The microphone is a switch: programs of the container hear it while it is on.
+    world.ok(&["device", "sound1", "microphone", "on"]);
+    let script = "parec --raw | { head -c 40000 | wc -c; echo; cat > /dev/null; }; echo over";
+    let mut command = screen.typed(&world, &["app", "sound1", "--", "sh", "-c", script]);
+    command.env("XDG_RUNTIME_DIR", &home);
+    let mut recorder = Running::start(command);
+    recorder.expect("40000\n");
+    let said = world.ok(&["info", "sound1"]).stdout;
+    assert!(said.contains("microphone on, 1 program records now"), "{said}");
+    assert!(said.contains("records: the microphone is switched on"), "{said}");
+    world.ok(&["device", "sound1", "microphone", "--off"]);
+    assert!(recorder.wait().stdout.ends_with("over\n"), "what was recorded has ended");
+    assert!(app("timeout --signal=KILL 3 parec --raw | wc -c").stdout.starts_with("0\n"));
+    assert!(world.ok(&["info", "sound1"]).stdout.contains("microphone off"));
+    assert_eq!(world.ok(&["config", "sound1", "get", "desktop.sound"]).stdout, "play+record\n");
+    // Who may not record any more does not, whatever the switch says.
+    world.ok(&["device", "sound1", "microphone", "on"]);
+    world.ok(&["config", "sound1", "set", "desktop.sound=play"]);
+    assert!(app("timeout --signal=KILL 3 parec --raw | wc -c").stdout.starts_with("0\n"));
+
     // Taken away, it is gone at once; given again, the next program has it.
     world.ok(&["config", "sound1", "set", "desktop.sound=off"]);
     until("the gate for sound has ended", || gates("sound1").len() == 1);
@@ -503,7 +524,12 @@ fn sound_is_played_and_none_is_heard() {
     server.wait().unwrap();
     let out = screen.lazaret(&world, &["app", "sound1", "--", "xwininfo", "-root"]);
     assert_eq!(out.status, 0, "{out}");
+    // It is off at every start.
+    world.ok(&["device", "sound1", "microphone", "on"]);
+    world.ok(&["restart", "sound1"]);
+    assert_eq!(world.info("sound1")["microphone"], false);
     world.ok(&["stop", "sound1"]);
+    world.refused(&["device", "sound1", "microphone", "on"], &["not running", "off at every start"]);
     until("both gates have ended", || gates("sound1").is_empty());
 }
 

@@ -17,6 +17,7 @@ use rustix::net::{
 use rustix::process::{getegid, geteuid, getpid};
 
 use super::filter::Filter;
+use crate::caller::{Callers, Reply};
 use crate::x11::Ends;
 
 /// What is read at once.
@@ -31,6 +32,8 @@ pub struct Settings {
     pub server: PathBuf,
     /// Connections at once.
     pub connections: usize,
+    /// Whether the microphone is on at first.
+    pub microphone: bool,
 }
 
 struct Connection {
@@ -50,17 +53,28 @@ struct Connection {
 /// The connection is over, for whatever reason.
 struct Over;
 
-/// Serves a container's connections to a sound server until its life ends, or somebody calls.
+/// Serves a container's connections to a sound server until its life ends.
+///
+/// Who calls says lines and is answered each with a line, `ok` or `error` and a reason:
+///
+/// | line | effect |
+/// |---|---|
+/// | `microphone on`, `off` | programs may record, or may not any more |
+/// | `info` | number of connections, of those that record, and whether the microphone is on |
+/// | `stop` | everything ends; the line is closed when that is done |
 ///
 /// The server need not be there: it is looked for whenever a program connects, so one that starts again is found.
 ///
 /// # Errors
 ///
 /// Where the kernel refuses what the loop is built on. No program and no server can make it end.
-pub fn serve(ends: &Ends, settings: &Settings) -> Result<()> {
-    let flags = rustix::fs::fcntl_getfl(&ends.programs)?;
-    rustix::fs::fcntl_setfl(&ends.programs, flags | rustix::fs::OFlags::NONBLOCK)?;
+pub fn serve(ends: &Ends, mut settings: Settings) -> Result<()> {
+    for fd in [&ends.programs, &ends.calls] {
+        let flags = rustix::fs::fcntl_getfl(fd)?;
+        rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK)?;
+    }
     let mut connections: Vec<Connection> = Vec::new();
+    let mut callers = Callers::default();
     let mut chunk = vec![0; CHUNK];
     loop {
         let mut fds = vec![
@@ -68,6 +82,8 @@ pub fn serve(ends: &Ends, settings: &Settings) -> Result<()> {
             PollFd::new(&ends.life, PollFlags::IN),
             PollFd::new(&ends.calls, PollFlags::IN),
         ];
+        fds.extend(callers.watched());
+        let first = fds.len();
         fds.extend(connections.iter().flat_map(Connection::watched));
         match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -75,18 +91,42 @@ pub fn serve(ends: &Ends, settings: &Settings) -> Result<()> {
         }
         let ready: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
         drop(fds);
-        // The only thing to be told is to end; the caller hears it by the end of the line.
-        if !ready[1].is_empty() || !ready[2].is_empty() {
+        if !ready[1].is_empty() {
             return Ok(());
         }
-        let mut events = ready[3..].chunks_exact(2);
+        let mut events = ready[first..].chunks_exact(2);
         connections.retain_mut(|connection| match events.next() {
             Some(ready) => connection.serve([ready[0], ready[1]], &mut chunk).is_ok(),
             None => true,
         });
-        if !ready[0].is_empty() {
-            accept(ends.programs.as_fd(), settings, &mut connections);
+        let goes_on = callers.hear(&ready[3..first], |line| called(line, &mut settings, &mut connections));
+        if !goes_on {
+            return Ok(());
         }
+        if !ready[0].is_empty() {
+            accept(ends.programs.as_fd(), &settings, &mut connections);
+        }
+        if !ready[2].is_empty() {
+            callers.accept(ends.calls.as_fd());
+        }
+    }
+}
+
+/// What becomes of one line.
+fn called(line: &str, settings: &mut Settings, connections: &mut Vec<Connection>) -> Reply {
+    match line {
+        "microphone on" | "microphone off" => {
+            settings.microphone = line == "microphone on";
+            connections.retain_mut(|connection| connection.switch(settings.microphone).is_ok());
+            Reply::Say("ok".into())
+        }
+        "info" => {
+            let recording = connections.iter().filter(|connection| connection.filter.is_recording()).count();
+            let microphone = if settings.microphone { "on" } else { "off" };
+            Reply::Say(format!("ok connections={} recording={recording} microphone={microphone}", connections.len()))
+        }
+        "stop" => Reply::Stop,
+        _ => Reply::Say(format!("error no such line: `{line}`")),
     }
 }
 
@@ -99,7 +139,7 @@ fn accept(programs: BorrowedFd<'_>, settings: &Settings, connections: &mut Vec<C
             && let Ok(server) = open(&settings.server)
         {
             connections.push(Connection {
-                filter: Filter::new(),
+                filter: Filter::new(settings.microphone),
                 client,
                 server,
                 from_client: Vec::new(),
@@ -134,6 +174,13 @@ impl Connection {
         ]
     }
 
+    /// Switches the microphone.
+    fn switch(&mut self, on: bool) -> std::result::Result<(), Over> {
+        self.filter.switch(on);
+        self.filter.say(&mut self.to_server, &mut self.to_client);
+        self.write()
+    }
+
     fn serve(&mut self, [client, server]: [PollFlags; 2], chunk: &mut [u8]) -> std::result::Result<(), Over> {
         let broken = PollFlags::ERR | PollFlags::NVAL;
         for flags in [client, server] {
@@ -144,7 +191,8 @@ impl Connection {
         if server.contains(PollFlags::IN) {
             let n = receive(self.server.as_fd(), chunk)?;
             self.from_server.extend(&chunk[..n]);
-            let used = self.filter.from_server(&self.from_server, &mut self.to_client).map_err(|_| Over)?;
+            let Connection { filter, from_server, to_client, to_server, .. } = self;
+            let used = filter.from_server(from_server, to_client, to_server).map_err(|_| Over)?;
             self.from_server.drain(..used);
         }
         if client.contains(PollFlags::IN) {
@@ -154,6 +202,10 @@ impl Connection {
         let Connection { filter, from_client, to_server, to_client, .. } = self;
         let used = filter.from_client(from_client, to_server, to_client).map_err(|_| Over)?;
         from_client.drain(..used);
+        self.write()
+    }
+
+    fn write(&mut self) -> std::result::Result<(), Over> {
         if !self.known && !self.to_server.is_empty() {
             self.known = introduce(self.server.as_fd(), &mut self.to_server)?;
         }
