@@ -150,6 +150,7 @@ fn start_responder(running: &mut Running) -> Result<Line> {
         lan: false,
         internet: true,
         lan_names: Vec::new(),
+        found: Default::default(),
         upstreams: Vec::new(),
     });
     let settings = Settings {

@@ -27,7 +27,7 @@ pub use query::{Count, Link, Traffic, find, links, ports};
 
 use crate::netlink::{self, Message, Socket};
 use crate::subnet::HostAddress;
-pub(crate) use message::{family, ip, octets};
+pub(crate) use message::{ip, octets};
 pub(crate) use query::{address_event, all_addresses, event, links_without_counters};
 
 use message::ANY_LINK;

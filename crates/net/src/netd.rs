@@ -16,7 +16,8 @@ mod report;
 mod up;
 mod upstream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -57,7 +58,7 @@ pub struct HostNames {
     /// The bridge's index.
     pub index: u32,
     /// Who answers.
-    pub servers: [std::net::IpAddr; 2],
+    pub servers: [IpAddr; 2],
     /// The zone, without dots around it.
     pub domain: &'static str,
 }
@@ -84,6 +85,8 @@ struct Netd<'a> {
     /// The bridge with all that belongs to it, once somebody needed it.
     up: Option<Up>,
     attached: BTreeMap<Name, Attachment>,
+    /// Addresses whose connections are to be forgotten.
+    stale: BTreeSet<IpAddr>,
     /// Groups that are parted.
     partition: Vec<Vec<Name>>,
     /// Checks that wait for a name.
@@ -120,6 +123,7 @@ pub fn serve(place: Place, listener: OwnedFd, hooks: &Hooks<'_>) -> Result<()> {
         upstream: Upstream::follow()?,
         up: None,
         attached: BTreeMap::new(),
+        stale: BTreeSet::new(),
         partition: Vec::new(),
         checks: Vec::new(),
         place,
@@ -128,6 +132,7 @@ pub fn serve(place: Place, listener: OwnedFd, hooks: &Hooks<'_>) -> Result<()> {
     // What can't be gone on with is told to whoever asks for something.
     let mended = netd.take_over();
     let then = netd.live(&listener, &signals, mended.err());
+    netd.forget_stale();
     // The kernel closes them when this process has ended: who waits for that hears it by its connection.
     std::mem::forget(std::mem::take(&mut netd.clients));
     match then? {
@@ -151,6 +156,9 @@ impl Netd<'_> {
             let heard = self.wait(listener, signals)?;
             if heard.signal {
                 return Ok(Then::Leave);
+            }
+            if !self.stale.is_empty() && heard.said.is_empty() && heard.dead.is_empty() {
+                self.forget_stale();
             }
             if heard.tables || self.up.as_ref().is_some_and(|up| up.torn.is_some()) {
                 self.tables_touched();
@@ -183,7 +191,8 @@ impl Netd<'_> {
 
     /// Waits until something happens.
     fn wait(&mut self, listener: &OwnedFd, signals: &OwnedFd) -> Result<Heard> {
-        let timeout = self.due().map(|at| at.saturating_duration_since(Instant::now()));
+        let due = if self.stale.is_empty() { self.due() } else { Some(Instant::now()) };
+        let timeout = due.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout =
             timeout.map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() });
         let keepers: Vec<_> = self.attached.iter().filter(|(_, one)| one.client.is_none()).collect();

@@ -1,4 +1,4 @@
-//! How fast and how well packets go: a limit on a container's downloads, and faults made on purpose.
+//! How fast and how well packets go: limits of a container's rates, and faults made on purpose.
 //!
 //! Encoded as iproute2's tc(8) does it (include/uapi/linux/pkt_sched.h, pkt_cls.h); the kernel's side is
 //! net/sched/sch_{tbf,netem,prio}.c and cls_u32.c.
@@ -51,6 +51,14 @@ pub fn limit_download(host: &mut Socket, veth: &str, rate: Option<Rate>) -> Resu
         Some(rate) => host.ask(bucket(index, veth, rate)).map_err(|e| advise(e, "tbf")).map(drop),
         None => remove_root(host, index, veth),
     }
+}
+
+/// Limits what comes out of a container, inside its namespace; `None` takes the limit away.
+///
+/// As [`limit_download`]: packets wait, so that the rate is kept exactly. Whoever is root in the container can take the
+/// limit away, which is why the firewall has one as well. An impairment takes its place.
+pub fn limit_upload(netns: BorrowedFd<'_>, device: &str, rate: Option<Rate>) -> Result<()> {
+    limit_download(&mut Socket::route_in(netns)?, device, rate)
 }
 
 /// Makes the way out of a container worse, inside its namespace: these impairments and no others; none

@@ -241,16 +241,16 @@ fn detach_leaves_nothing_and_may_run_twice() {
     let container = attached(&mut host, &spec);
     assert!(!traces(&mut host, &spec, &container).is_empty());
     for _ in 0..2 {
-        link::detach(&mut host, &spec).unwrap();
+        link::detach(&mut host, std::slice::from_ref(&spec)).unwrap();
         assert_eq!(traces(&mut host, &spec, &container), Vec::<String>::new());
     }
     link::delete(&mut host, BRIDGE).unwrap();
-    link::detach(&mut host, &spec).unwrap();
+    link::detach(&mut host, std::slice::from_ref(&spec)).unwrap();
     // The other end goes first, as when root in the container deletes it.
     link::ensure_bridge(&mut host, &bridge()).unwrap();
     link::attach(&mut host, &spec, container.0.as_fd()).unwrap();
     container.run("ip link del eth0");
-    link::detach(&mut host, &spec).unwrap();
+    link::detach(&mut host, std::slice::from_ref(&spec)).unwrap();
     assert_eq!(traces(&mut host, &spec, &container), Vec::<String>::new());
 }
 
@@ -357,7 +357,7 @@ fn a_users_own_bridge_is_left_as_it_is() {
     let spec = PortSpec { bridge: "br0".to_owned(), kind: PortKind::Plain, inside, ..port("web") };
     let web = attached(&mut host, &spec);
     assert!(reaches(&web.udp("192.168.9.2".parse().unwrap()), &world::udp("192.168.9.1".parse().unwrap())));
-    link::detach(&mut host, &spec).unwrap();
+    link::detach(&mut host, std::slice::from_ref(&spec)).unwrap();
     let settings =
         |shown: &str| shown.split_whitespace().filter(|word| word.contains('/')).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(settings(&before), settings(&run("ip -d addr show br0")));

@@ -4,6 +4,7 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -514,6 +515,55 @@ fn an_address_that_is_not_ones_own_gets_nowhere() {
     net.world.exec_sh("a", &format!("ip link set eth0 down; ip link set eth0 address {mac}; ip link set eth0 up; ip route add default via 10.90.0.1"));
     check("a, as b to the last byte", &a, &matrix(&SERVER[..1], ALL, false));
     check("b, whose hardware address was taken, too", &b, &matrix(&SERVER, ALL, true));
+}
+
+#[test]
+fn a_name_of_the_lan_is_found_and_followed_by_those_whose_policy_names_it() {
+    let net = Net::new();
+    let moved = "192.168.5.8";
+    net.lan.inside(|| net.world.root_sh(&format!("ip address add {moved}/24 dev eth0")));
+    net.lan.serve(ip(moved), PORT);
+    let nas = Arc::new(Mutex::new(NAS[0].parse().unwrap()));
+    net.lan.answer_local(NAS[0].parse().unwrap(), "nas.local", nas.clone());
+    let web = net.start("web", &["allow=nas.local:4000"]);
+    let other = net.start("other", &[]);
+    let told = |name: &str| net.world.lazaret(&["exec", name, "--", "nslookup", "nas.local", "10.90.0.1"]).stdout;
+    net.until("the name is known", || told("web").contains(NAS[0]));
+    check("web", &web, &matrix(&[NAS[0]], &[How::Tcp(PORT), How::Udp(PORT)], true));
+    check("web", &web, &matrix(&[NAS[0]], &[How::Ping, How::Tcp(PORT + 1)], false));
+    check("web", &web, &matrix(&[moved], ALL, false));
+    check("other", &other, &matrix(&[NAS[0]], ALL, false));
+    assert!(!told("other").contains(NAS[0]));
+    // The machine has another address, and the host comes into one more network.
+    *nas.lock().unwrap() = moved.parse().unwrap();
+    net.world.sh_ok("ip address add 192.168.77.2/24 dev lan0");
+    net.until("the name is followed", || told("web").contains(moved));
+    check("web", &web, &matrix(&[moved], &[How::Tcp(PORT)], true));
+}
+
+#[test]
+fn some_megabytes_take_as_long_as_the_rate_says() {
+    let net = Net::new();
+    let web = net.start("web", &["rate_up=32mbit"]);
+    let send = |least: f64, most: f64| {
+        let began = std::time::Instant::now();
+        web.connect(ip(SERVER[0]), PORT).exchanges(2 << 20);
+        let took = began.elapsed().as_secs_f64();
+        assert!((least..most).contains(&took), "{took} seconds for 2 MiB");
+    };
+    // Half a second's worth; a busy machine may take longer.
+    send(0.48, 1.5);
+    net.set("web", &["rate_up=16mbit"]);
+    send(0.97, 2.5);
+    // An impairment takes the place of the queue and gives it back, also where the kernel has none and it fails.
+    net.world.lazaret(&["network", "impair", "web", "--delay", "1ms"]);
+    net.world.ok(&["network", "heal"]);
+    send(0.97, 2.5);
+    net.world.ok(&["config", "web", "unset", "network.rate_up"]);
+    net.set("web", &["rate_down=32mbit"]);
+    send(0.48, 1.5);
+    net.world.ok(&["config", "web", "unset", "network.rate_down"]);
+    send(0.0, 0.4);
 }
 
 #[test]

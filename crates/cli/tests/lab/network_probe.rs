@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -84,6 +85,29 @@ impl Namespace {
             let mut bytes = [0; 4096];
             while let Ok((count, from)) = socket.recv_from(&mut bytes) {
                 let _ = socket.send_to(&bytes[..count], from);
+            }
+        });
+    }
+
+    /// Answers questions of multicast DNS for an IPv4 address (RFC 6762) with the one that is set.
+    pub fn answer_local(&self, own: std::net::Ipv4Addr, name: &'static str, address: Arc<Mutex<std::net::Ipv4Addr>>) {
+        let socket = self.inside(|| {
+            let socket = UdpSocket::bind("0.0.0.0:5353").expect("binding port 5353");
+            socket.join_multicast_v4(&std::net::Ipv4Addr::new(224, 0, 0, 251), &own).expect("joining a group");
+            socket
+        });
+        let spelled: Vec<u8> =
+            name.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).collect();
+        thread::spawn(move || {
+            let mut bytes = [0; 1500];
+            while let Ok((count, from)) = socket.recv_from(&mut bytes) {
+                let question = [&spelled[..], &[0, 0, 1, 0, 1]].concat();
+                if bytes[12..count].starts_with(&question) {
+                    let address = address.lock().unwrap().octets();
+                    let head = [&bytes[..2], &[0x84, 0, 0, 1, 0, 1, 0, 0, 0, 0]].concat();
+                    let answer = [&[0xc0, 12, 0, 1, 0x80, 1, 0, 0, 0, 120, 0, 4][..], &address].concat();
+                    let _ = socket.send_to(&[head, question, answer].concat(), from);
+                }
             }
         });
     }
@@ -231,6 +255,15 @@ fn is_echo_reply(packet: &[u8]) -> bool {
 pub struct Lasting(TcpStream);
 
 impl Lasting {
+    /// Sends so many bytes, and waits until all of them have come back.
+    pub fn exchanges(mut self, bytes: usize) {
+        let mut sending = self.0.try_clone().unwrap();
+        let sent = thread::spawn(move || sending.write_all(&vec![0; bytes]));
+        self.0.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        self.0.read_exact(&mut vec![0; bytes]).expect("what was sent comes back");
+        sent.join().unwrap().unwrap();
+    }
+
     /// Whether what is sent comes back.
     pub fn works(&mut self) -> bool {
         let mut bytes = [0; 8];

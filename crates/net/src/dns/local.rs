@@ -89,6 +89,9 @@ fn decide<'a>(directory: &'a Directory, asker: Asker, query: &Query) -> Decision
     {
         return decision;
     }
+    if let Some((v4, v6)) = directory.found(asker, name) {
+        return Decision::Addresses(v4, v6);
+    }
     // A plain name that is not ours is nobody's: asking outside would tell the world what is looked for here. Only
     // validating resolvers ask for a top-level domain's own records.
     let about_zones = [code::NS, code::SOA, code::DS, code::DNSKEY].contains(&query.kind);

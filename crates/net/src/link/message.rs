@@ -46,6 +46,7 @@ pub mod ifla {
     pub const IFALIAS: u16 = 20;
     pub const STATS64: u16 = 23;
     pub const AF_SPEC: u16 = 26;
+    pub const GROUP: u16 = 27;
     pub const NET_NS_FD: u16 = 28;
     pub const EXT_MASK: u16 = 29;
     pub const NUM_TX_QUEUES: u16 = 31;
@@ -155,6 +156,16 @@ pub fn find(name: &str) -> Result<Message> {
 pub fn delete_link(name: &str) -> Result<Message> {
     let header = link_header(ANY_LINK, 0, 0);
     Ok(Message::new(DELLINK, 0, &header, format!("deleting the interface `{name}`")).text(ifla::IFNAME, valid(name)?))
+}
+
+/// Puts a link into a group of links.
+pub fn join_group(name: &str, group: u32) -> Result<Message> {
+    Ok(change(name, 0, format!("grouping the interface `{name}`"))?.u32(ifla::GROUP, group))
+}
+
+/// Takes all links of a group away, at the price of one (`rtnl_group_dellink`).
+pub fn delete_group(group: u32) -> Message {
+    Message::new(DELLINK, 0, &link_header(ANY_LINK, 0, 0), "deleting interfaces").u32(ifla::GROUP, group)
 }
 
 /// Changes a link that is there. RTM_NEWLINK, because RTM_SETLINK acknowledges the settings of a bridge's

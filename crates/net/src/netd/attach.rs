@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use lazaret_base::{Kind, Result, error};
+use lazaret_base::{Error, Kind, Result, error};
 use lazaret_config::{Interface, Mac, Mode, Name, Network as Settings, Prefix};
 
 use super::clients::Id;
@@ -24,7 +24,7 @@ use crate::watch::{Snapshot, Watch};
 use crate::wire::{Answer, Attach, Attached};
 
 /// The container's interface, as it sees it.
-const INSIDE: &str = "eth0";
+pub(super) const INSIDE: &str = "eth0";
 
 /// A connected container.
 pub(super) struct Attachment {
@@ -97,6 +97,9 @@ impl Netd<'_> {
         }
         let held = ports::hold(&attach.settings.publish)?;
         let record = self.decide(&name, &attach, keeper, keeper_started)?;
+        if record.lease.is_some_and(|lease| self.stale.contains(&lease.address4.into())) {
+            self.forget_stale();
+        }
         record::write(&self.place.attachment(name.as_str()), &record)?;
         let one = Attachment { record, keeper: pidfd, client: Some(id), netns: Some(netns), held };
         self.attached.insert(name.clone(), one);
@@ -207,7 +210,10 @@ impl Netd<'_> {
                 if let Some(rate) = settings.rate_down {
                     shape::limit_download(&mut self.host, &port.name, Some(rate))?;
                 }
-                Ok(())
+                match settings.rate_up {
+                    Some(_) => self.shape_upload(name),
+                    None => Ok(()),
+                }
             }
             Mode::Macvlan(parent) | Mode::Ipvlan(parent) => {
                 let kind = match settings.mode {
@@ -228,6 +234,20 @@ impl Netd<'_> {
                 Ok(())
             }
             Mode::None | Mode::Host => Err(error("a container of this mode is not connected")),
+        }
+    }
+
+    /// Holds a container to its rate, where its packets wait for their turn. While it is impaired its way out has
+    /// another queue; then, and where the kernel has no such queue, the firewall's limit is all there is.
+    pub(super) fn shape_upload(&self, name: &Name) -> Result<()> {
+        let Some(one) = self.attached.get(name) else { return Ok(()) };
+        if one.record.link.is_none() || one.record.impaired.iter().any(super::faults::queues) {
+            return Ok(());
+        }
+        let netns = one.netns.as_ref().ok_or_else(|| error_not_called(name))?;
+        match shape::limit_upload(netns.as_fd(), INSIDE, one.record.settings.rate_up) {
+            Err(e) if e.what() == Kind::Missing => Ok(()),
+            done => done,
         }
     }
 
@@ -353,6 +373,9 @@ impl Netd<'_> {
         if before == after {
             return Ok(Vec::new());
         }
+        if before.rate_up != after.rate_up && self.attached.get(name).is_some_and(|one| one.netns.is_none()) {
+            return Err(error_not_called(name));
+        }
         let held = match before.publish == after.publish {
             true => None,
             false => Some(self.hold_anew(name, &before, &after)?),
@@ -371,6 +394,9 @@ impl Netd<'_> {
             if let Some(held) = held {
                 one.held = held;
             }
+        }
+        if before.rate_up != after.rate_up {
+            self.shape_upload(name)?;
         }
         if narrows(&before, &after)
             && let Some(up) = &self.up
@@ -411,7 +437,7 @@ impl Netd<'_> {
     }
 
     /// The responder knows these containers, and those that they have named, as they are now.
-    fn tell_responder(&mut self, names: &[Name]) {
+    pub(super) fn tell_responder(&mut self, names: &[Name]) {
         let mut concerned: BTreeSet<Name> = names.iter().cloned().collect();
         for name in names {
             concerned.extend(self.attached.get(name).into_iter().flat_map(|one| one.record.settings.peers.clone()));
@@ -457,9 +483,7 @@ impl Netd<'_> {
             });
             text.map(|text| up.begin(&text))
         });
-        for name in names {
-            self.unwire(name);
-        }
+        self.unwire(names);
         if let (Some(up), Some(begun)) = (self.up.as_mut(), begun) {
             // If it fails, the next one that succeeds sets everything anew.
             let _ = up.settle(begun.and_then(|begun| begun.finish()), |_| {});
@@ -469,7 +493,7 @@ impl Netd<'_> {
                 up.answering.tell(&Order::Gone(name.to_string()));
             }
         }
-        addresses.into_iter().for_each(|address| drop(conntrack::forget(address)));
+        self.stale.extend(addresses);
         let peers: Vec<Name> = names
             .iter()
             .filter_map(|name| self.attached.get(name))
@@ -482,19 +506,26 @@ impl Netd<'_> {
         }
     }
 
-    /// Takes away a container's link, or takes back what it was lent.
-    fn unwire(&mut self, name: &Name) {
-        let Some(one) = self.attached.get(name) else { return };
-        let record = one.record.clone();
-        // Mostly the interface has gone, or come back, with its namespace.
-        if let Some(lent) = &record.lent {
-            let _ = link::reclaim(&mut self.host, lent, one.netns.as_ref().map(AsFd::as_fd));
+    /// Takes away containers' links, or takes back what they were lent.
+    fn unwire(&mut self, names: &[Name]) {
+        let mut ports = Vec::new();
+        for name in names {
+            let Some(one) = self.attached.get(name) else { continue };
+            // Mostly the interface has gone, or come back, with its namespace.
+            if let Some(lent) = &one.record.lent {
+                let _ = link::reclaim(&mut self.host, lent, one.netns.as_ref().map(AsFd::as_fd));
+            }
+            if one.record.link.is_some() {
+                ports.extend(self.port(&one.record));
+            }
         }
-        if record.link.is_some()
-            && let Ok(port) = self.port(&record)
-        {
-            let _ = link::detach(&mut self.host, &port);
-        }
+        let _ = link::detach(&mut self.host, &ports);
+    }
+
+    /// What the connection tracking knows about containers that are gone is forgotten when nobody waits, as it takes
+    /// some milliseconds, and before anybody else has their addresses.
+    pub(super) fn forget_stale(&mut self) {
+        let _ = conntrack::forget(&std::mem::take(&mut self.stale));
     }
 
     /// A container that is not connected any more, or could not be.
@@ -506,6 +537,11 @@ impl Netd<'_> {
         }
         record::forget(&self.place.attachment(name.as_str()));
     }
+}
+
+/// A netd that has begun anew has no namespaces yet.
+pub(super) fn error_not_called(name: &Name) -> Error {
+    error(format!("the keeper of `{name}` has not called again since netd began anew")).hint("try again in a moment")
 }
 
 /// What is to be done for who wants to be connected.

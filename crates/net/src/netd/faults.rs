@@ -9,7 +9,7 @@ use lazaret_base::{Kind, Result, error};
 use lazaret_config::{Mode, Name, Rate};
 
 use super::Netd;
-use super::attach::Attachment;
+use super::attach::{Attachment, INSIDE, error_not_called};
 use super::record::{self, Impaired};
 use crate::policy::{Loss, Member, World};
 use crate::shape;
@@ -44,13 +44,10 @@ impl Netd<'_> {
     fn impair_as(&mut self, name: &Name, impaired: &[Impaired]) -> Result<()> {
         let shaped = impaired.iter().filter_map(|one| self.shaped(one)).collect::<Vec<_>>();
         let Some(one) = self.attached.get_mut(name) else { return Ok(()) };
-        let was_shaped = one.record.impaired.iter().any(|one| is_shaped(&one.impairment));
+        let was_shaped = one.record.impaired.iter().any(queues);
         if !shaped.is_empty() || was_shaped {
-            let netns = one.netns.as_ref().ok_or_else(|| {
-                error(format!("the keeper of `{name}` has not called again since netd began anew"))
-                    .hint("try again in a moment")
-            })?;
-            shape::impair(netns.as_fd(), "eth0", &shaped)?;
+            let netns = one.netns.as_ref().ok_or_else(|| error_not_called(name))?;
+            shape::impair(netns.as_fd(), INSIDE, &shaped)?;
         }
         if let Some(up) = &mut self.up {
             let losses: Vec<Loss> = impaired.iter().filter_map(loss).collect();
@@ -64,7 +61,11 @@ impl Netd<'_> {
             up.rewrite(std::slice::from_ref(name), set(Some(losses)), set(before))?;
         }
         one.record.impaired = impaired.to_vec();
-        record::write(&self.place.attachment(name.as_str()), &one.record)
+        record::write(&self.place.attachment(name.as_str()), &one.record)?;
+        match one.record.settings.rate_up {
+            Some(_) => self.shape_upload(name),
+            None => Ok(()),
+        }
     }
 
     /// What the link's own queue does. Losses are the firewall's, as not every kernel has such a queue.
@@ -137,6 +138,11 @@ pub(super) fn apply(world: &mut World, groups: &[Vec<Name>], attached: &BTreeMap
             }
         }
     }
+}
+
+/// Whether it is a queue of the link's that does it.
+pub(super) fn queues(impaired: &Impaired) -> bool {
+    is_shaped(&impaired.impairment)
 }
 
 fn is_shaped(impairment: &Impairment) -> bool {

@@ -74,6 +74,14 @@ struct Known {
     again: Instant,
 }
 
+impl Known {
+    fn latest_first(&self) -> Vec<IpAddr> {
+        let mut addresses: Vec<_> = self.addresses.iter().collect();
+        addresses.sort_by_key(|(_, until)| std::cmp::Reverse(**until));
+        addresses.into_iter().map(|(address, _)| *address).collect()
+    }
+}
+
 impl Names {
     /// When a name is to be asked for again.
     pub fn due(&self) -> Option<Instant> {
@@ -413,8 +421,13 @@ impl Netd<'_> {
             // What was allowed a moment ago may lead into a LAN now.
             let addresses: Vec<IpAddr> = up.world.members.values().flat_map(Member::addresses).collect();
             up.judge_anew(&addresses);
+            // Another network may have another machine of that name.
+            let now = Instant::now();
+            let of_neighbours = up.names.0.iter_mut().filter(|(name, _)| Mdns::is_for(name));
+            of_neighbours.for_each(|(_, known)| known.again = now);
         }
         self.settings_changed();
+        self.refresh_names();
     }
 
     /// Somebody else has touched our tables, or they could not be set when they were to be.
@@ -476,6 +489,11 @@ impl Netd<'_> {
             Target::Any | Target::Prefix(_) => None,
         });
         let lan_names: Vec<String> = lan_names.collect();
+        let found = |name: &String| {
+            let known = up.names.0.get(&name.parse::<DomainName>().ok().filter(Mdns::is_for)?)?;
+            (!known.addresses.is_empty()).then(|| (name.clone(), known.latest_first()))
+        };
+        let found = lan_names.iter().filter_map(found).collect();
         Some(responder::Host {
             name: name.to_string(),
             mac: member.mac.bytes(),
@@ -486,6 +504,7 @@ impl Netd<'_> {
             lan: network.lan,
             internet: network.internet,
             lan_names,
+            found,
             upstreams: servers(&network.dns),
         })
     }
@@ -598,6 +617,10 @@ impl Netd<'_> {
             |world| drop(world.names.insert(name.clone(), now)),
             |world| drop(world.names.remove(&name)),
         );
+        // The rules have it: now the containers may hear it.
+        if Mdns::is_for(&name) {
+            self.tell_responder(&concerned);
+        }
     }
 }
 
@@ -661,10 +684,8 @@ impl Up {
         let site = &self.world.site;
         let bridge = [site.gateway.into(), site.gateway6.into(), IpAddr::from(ROUTER)];
         let host = |address| bridge.contains(&address) || self.world.host_addresses.contains(&address);
-        for address in addresses {
-            // The rules hold in any case; a connection that goes on one-sidedly ends by itself.
-            let _ = conntrack::forget_but(*address, host);
-        }
+        // The rules hold in any case; a connection that goes on one-sidedly ends by itself.
+        let _ = conntrack::forget_but(&addresses.iter().copied().collect(), host);
     }
 
     /// Changes the world, and tells which transaction makes the rules follow.

@@ -27,8 +27,13 @@ struct Known {
     full_name: Option<Name>,
     sees: HashSet<usize>,
     lan_names: HashSet<Box<[u8]>>,
+    /// The first address of each family.
+    found: HashMap<Box<[u8]>, Pair>,
     upstreams: Rc<[SocketAddr]>,
 }
+
+/// Addresses of one machine.
+type Pair = (Option<Ipv4Addr>, Option<Ipv6Addr>);
 
 /// Who asks, and therefore what is to be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +130,7 @@ impl Directory {
                 full_name,
                 sees: host.sees.iter().filter_map(place).collect(),
                 lan_names: host.lan_names.iter().filter_map(spelled).collect(),
+                found: host.found.iter().filter_map(|(name, all)| Some((spelled(name)?, of_each(all)))).collect(),
                 upstreams: if host.upstreams.is_empty() { upstreams.clone() } else { foreign(&host.upstreams) },
             });
         }
@@ -261,6 +267,14 @@ impl Directory {
         }
     }
 
+    /// What was found in the host's own networks under a name that the asker's policy names.
+    pub fn found(&self, asker: Asker, name: &Name) -> Option<Pair> {
+        match asker {
+            Asker::Machine => None,
+            Asker::Host(i) => self.hosts[i].found.get(name.bytes()).copied(),
+        }
+    }
+
     /// The name servers that are asked on the asker's behalf.
     pub fn upstreams(&self, asker: Asker) -> &Rc<[SocketAddr]> {
         match asker {
@@ -268,6 +282,13 @@ impl Directory {
             Asker::Host(i) => &self.hosts[i].upstreams,
         }
     }
+}
+
+/// The first address of each family.
+fn of_each(addresses: &[IpAddr]) -> Pair {
+    let v4 = |address: &IpAddr| if let IpAddr::V4(v4) = address { Some(*v4) } else { None };
+    let v6 = |address: &IpAddr| if let IpAddr::V6(v6) = address { Some(*v6) } else { None };
+    (addresses.iter().find_map(v4), addresses.iter().find_map(v6))
 }
 
 /// The link-local address that a kernel makes of a station address (modified EUI-64, RFC 4291 appendix A).

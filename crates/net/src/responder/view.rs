@@ -1,5 +1,6 @@
 //! What netd tells the responder, and what it hears back: the types of the control line.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,9 @@ pub struct Host {
     /// Names that its policy allows one by one: answers for them pass even if they point into the LAN.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lan_names: Vec<String>,
+    /// What those of them are that no server is asked for, but the host's own networks (`NAME.local`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub found: BTreeMap<String, Vec<IpAddr>>,
     /// Name servers of its own; empty: those of the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub upstreams: Vec<SocketAddr>,

@@ -16,8 +16,18 @@ use crate::world::{self, Namespace, addresses, attached, bridge, port, run};
 /// How long a container takes to receive this many bytes.
 fn download(container: &Namespace, bytes: usize) -> Duration {
     let listener = container.act(|| TcpListener::bind((addresses("web").0, 0)).unwrap());
-    let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (mut receiver, _) = listener.accept().unwrap();
+    let sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    transfer(sender, listener.accept().unwrap().0, bytes)
+}
+
+/// How long it takes to send them to the host.
+fn upload(container: &Namespace, bytes: usize) -> Duration {
+    let listener = container.act(|| TcpListener::bind((addresses("web").0, 0)).unwrap());
+    let receiver = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    transfer(listener.accept().unwrap().0, receiver, bytes)
+}
+
+fn transfer(mut sender: TcpStream, mut receiver: TcpStream, bytes: usize) -> Duration {
     let sending = thread::spawn(move || sender.write_all(&vec![0; bytes]));
     let before = Instant::now();
     receiver.read_exact(&mut vec![0; bytes]).unwrap();
@@ -50,6 +60,23 @@ fn downloads_are_as_fast_as_they_may_be() {
         shape::limit_download(&mut host, &veth, None).unwrap();
     }
     assert!(!run(&format!("tc qdisc show dev {veth}")).contains("tbf"));
+}
+
+#[test]
+fn some_megabytes_take_as_long_as_the_rate_says_in_both_directions() {
+    let (mut host, web) = connected();
+    let veth = port("web").name;
+    const SIZE: usize = 4 << 20;
+    let rate = Some("32mbit".parse().unwrap());
+    shape::limit_download(&mut host, &veth, rate).unwrap();
+    shape::limit_upload(web.0.as_fd(), "eth0", rate).unwrap();
+    let due = SIZE as f64 / 4e6;
+    // A machine that is busy is slower than it should be; nothing makes it faster.
+    for took in [download(&web, SIZE), upload(&web, SIZE)] {
+        assert!((0.93 * due..1.5 * due).contains(&took.as_secs_f64()), "{took:?} for {due} seconds' worth");
+    }
+    shape::limit_upload(web.0.as_fd(), "eth0", None).unwrap();
+    assert!(upload(&web, SIZE).as_secs_f64() < 0.5 * due);
 }
 
 #[test]

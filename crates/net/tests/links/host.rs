@@ -30,7 +30,7 @@ fn a_new_network_is_news_and_a_container_is_not() {
     assert_eq!(before.uplink_mtu(), None);
 
     let _web = attached(&mut host, &port("web"));
-    link::detach(&mut host, &port("web")).unwrap();
+    link::detach(&mut host, std::slice::from_ref(&port("web"))).unwrap();
     assert!(readable(&watch));
     assert!(!watch.changed().unwrap());
 
@@ -144,33 +144,56 @@ fn a_host_that_forwards_goes_on_hearing_its_routers() {
     assert_eq!(sysctl::read("ipv4/ip_forward").unwrap(), "1");
 }
 
-/// Both ways to forget: with a filter in the kernel, and one by one.
+#[test]
+fn many_leave_together_and_nobody_else_does() {
+    let mut host = world::host();
+    link::ensure_bridge(&mut host, &bridge()).unwrap();
+    let names = ["a", "b", "c", "d"];
+    let ports = names.map(port);
+    let _containers = ports.clone().map(|port| attached(&mut host, &port));
+    for _ in 0..2 {
+        link::detach(&mut host, &ports[..3]).unwrap();
+        let left = names.map(|name| link::find(&mut host, &port(name).name).unwrap().is_some());
+        assert_eq!(left, [false, false, false, true]);
+        let neighbours = run("ip neighbour show nud permanent");
+        let known = names.map(|name| neighbours.contains(&addresses(name).0.to_string()));
+        assert_eq!(known, left);
+    }
+    link::detach(&mut host, &[]).unwrap();
+    assert!(link::find(&mut host, &ports[3].name).unwrap().is_some());
+}
+
 #[test]
 fn only_the_connections_of_an_address_are_forgotten() {
-    for forget in [conntrack::forget, conntrack::forget_one_by_one] {
-        let mut host = world::host();
-        nft("table inet t { chain c { type filter hook input priority 0; ct state new accept; }; }");
-        link::ensure_bridge(&mut host, &bridge()).unwrap();
-        let containers = ["a", "b"].map(|name| attached(&mut host, &port(name)));
-        let count = || sysctl::read("netfilter/nf_conntrack_count").unwrap();
+    let mut host = world::host();
+    nft("table inet t { chain c { type filter hook input priority 0; ct state new accept; }; }");
+    link::ensure_bridge(&mut host, &bridge()).unwrap();
+    let containers = ["a", "b"].map(|name| attached(&mut host, &port(name)));
+    let count = || sysctl::read("netfilter/nf_conntrack_count").unwrap();
+    let connect = || {
         for (container, name) in containers.iter().zip(["a", "b"]) {
             let (v4, v6) = addresses(name);
             for (own, gateway) in [(v4, subnet::gateway(prefix4())), (v6, subnet::gateway(world::prefix6()))] {
                 assert!(world::reaches(&container.udp(own), &world::udp(gateway)));
             }
         }
-        assert_eq!(count(), "4");
-        let (v4, v6) = addresses("a");
-        forget(v4).unwrap();
-        assert_eq!(count(), "3");
-        forget(v6).unwrap();
-        assert_eq!(count(), "2");
-        // As the one that is called, too.
-        forget(subnet::gateway(prefix4())).unwrap();
-        assert_eq!(count(), "1");
-        for nobody in ["192.0.2.1", "2001:db8::1"] {
-            forget(nobody.parse::<IpAddr>().unwrap()).unwrap();
-        }
-        assert_eq!(count(), "1");
-    }
+    };
+    connect();
+    assert_eq!(count(), "4");
+    let (v4, v6) = addresses("a");
+    let forget = |addresses: &[IpAddr]| conntrack::forget(&addresses.iter().copied().collect()).unwrap();
+    forget(&[v4]);
+    assert_eq!(count(), "3");
+    forget(&[v6]);
+    assert_eq!(count(), "2");
+    // As the one that is called, too.
+    forget(&[subnet::gateway(prefix4())]);
+    assert_eq!(count(), "1");
+    forget(&["192.0.2.1", "2001:db8::1"].map(|nobody| nobody.parse().unwrap()));
+    assert_eq!(count(), "1");
+    // Both families at once.
+    connect();
+    assert_eq!(count(), "5");
+    forget(&[v4, v6]);
+    assert_eq!(count(), "3");
 }

@@ -7,9 +7,9 @@ use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use lazaret_net::dns::{self, Cache, Key, Verdict, upstream};
-use lazaret_net::responder::{Asker, Order, Prefix};
+use lazaret_net::responder::{Asker, Host, Order, Prefix};
 
-use crate::view::{ask, directory, host, ip, question, render, settings, with_edns};
+use crate::view::{ask, asked_of, directory, host, ip, question, render, settings, with_edns};
 
 const WEB: Option<&str> = Some("web");
 
@@ -82,6 +82,17 @@ fn reverse_names_of_the_lan_are_not_told_without_lan() {
     assert_eq!(ask(Some("Boss"), "5.1.168.192.in-addr.arpa.", RecordType::PTR), "forwarded");
     assert_eq!(ask(WEB, "8.8.8.8.in-addr.arpa.", RecordType::PTR), "forwarded");
     assert_eq!(ask(WEB, "300.0.90.10.in-addr.arpa.", RecordType::PTR), "NXDomain aa; SOA in-addr.arpa.");
+}
+
+#[test]
+fn what_was_found_in_the_lan_is_told_to_those_whose_policy_names_it() {
+    let found = ("nas.local".to_owned(), ["192.168.1.8", "192.168.1.7"].map(|text| text.parse().unwrap()).into());
+    let web = Host { lan_names: vec!["nas.local".into()], found: [found].into(), ..host("web", 2) };
+    let directory = directory().after(Order::Host(web));
+    let ask = |who, kind| asked_of(&directory, who, "NAS.local.", kind);
+    assert_eq!(ask(WEB, RecordType::A), "NoError aa; NAS.local. 5 A 192.168.1.8");
+    assert_eq!(ask(WEB, RecordType::AAAA), "NoError aa; SOA .");
+    assert_eq!(ask(Some("Boss"), RecordType::A), "forwarded");
 }
 
 #[test]

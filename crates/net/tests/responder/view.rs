@@ -1,5 +1,6 @@
 //! The view that the pure tests share, and questions put to it.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
@@ -36,6 +37,7 @@ pub fn host(name: &str, i: u8) -> Host {
         lan: false,
         internet: true,
         lan_names: Vec::new(),
+        found: BTreeMap::new(),
         upstreams: Vec::new(),
     }
 }
@@ -69,13 +71,17 @@ pub fn with_edns(mut message: Message, size: u16, dnssec: bool) -> Message {
 
 /// Asks as a container (or as the host, with no name) and reads the answer with the other implementation.
 pub fn ask(who: Option<&str>, name: &str, kind: RecordType) -> String {
-    let directory = directory();
+    asked_of(&directory(), who, name, kind)
+}
+
+/// The same of another directory.
+pub fn asked_of(directory: &Directory, who: Option<&str>, name: &str, kind: RecordType) -> String {
     let asker = match who {
         None => Asker::Machine,
         Some(who) => Asker::Host((0..4).find(|&i| directory.host(i).name == who).unwrap()),
     };
     let mut out = Vec::new();
-    match dns::answer(&directory, asker, &question(name, kind).to_vec().unwrap(), false, &mut out) {
+    match dns::answer(directory, asker, &question(name, kind).to_vec().unwrap(), false, &mut out) {
         Verdict::Answered => render(&Message::from_vec(&out).unwrap()),
         Verdict::Forward(_) => "forwarded".into(),
         Verdict::Ignored => "ignored".into(),
