@@ -22,6 +22,24 @@ pub fn hear_icmp6_only(socket: BorrowedFd<'_>, kind: u8) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_ICMPV6, ICMPV6_FILTER, &blocked)
 }
 
+/// Hands packets to the sockets that share a port by who sends them: the `sockets` of them in the order in which they
+/// were bound, each for the addresses whose last four bytes leave the same remainder (`SO_ATTACH_REUSEPORT_CBPF`, Linux
+/// 4.5). Said to one socket of them, it holds for all.
+pub fn share_by_sender(socket: BorrowedFd<'_>, is_v4: bool, sockets: u32) -> io::Result<()> {
+    // `SKF_NET_OFF` of linux/filter.h: from where the IP header begins. The sender's last four bytes are there.
+    const NETWORK_HEADER: i32 = -0x10_0000;
+    let sender = if is_v4 { 12 } else { 20 };
+    let step = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let mut steps = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, (NETWORK_HEADER + sender).cast_unsigned()),
+        step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, sockets),
+        step(libc::BPF_RET | libc::BPF_A, 0),
+    ];
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    // `steps` lives until the kernel has copied it.
+    set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, &program)
+}
+
 /// Sends an IP packet past the routing table: `bytes`, without link-layer header, is put on
 /// the wire of interface `index` to the station `to` alone.
 ///

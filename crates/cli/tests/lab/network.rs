@@ -542,6 +542,43 @@ fn a_name_of_the_lan_is_found_and_followed_by_those_whose_policy_names_it() {
 }
 
 #[test]
+fn who_floods_the_resolver_with_questions_keeps_nobody_else_waiting() {
+    let net = Net::new();
+    let (loud, quiet) = (net.start("loud", &[]), net.start("quiet", &[]));
+    let gateway = std::net::SocketAddr::new(ip("10.90.0.1"), 53);
+    let question = |name: &str| {
+        let labels: Vec<u8> =
+            name.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).collect();
+        [&[0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &labels, &[0, 0, 1, 0, 1]].concat()
+    };
+    let bound = || std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Each of them has to be asked for elsewhere, which takes longer than the question.
+        for thread in 0..4 {
+            let (socket, over) = (loud.inside(bound), &over);
+            scope.spawn(move || {
+                for number in 0.. {
+                    if over.load(std::sync::atomic::Ordering::Relaxed) {
+                        break;
+                    }
+                    let _ = socket.send_to(&question(&format!("{thread}.{number}.example")), gateway);
+                }
+            });
+        }
+        let socket = quiet.inside(bound);
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+        let ask = || {
+            socket.send_to(&question("quiet.lazaret"), gateway).unwrap();
+            socket.recv(&mut [0; 512]).is_ok()
+        };
+        let answered = (0..300).filter(|_| ask()).count();
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(answered, 300);
+    });
+}
+
+#[test]
 fn some_megabytes_take_as_long_as_the_rate_says() {
     let net = Net::new();
     let web = net.start("web", &["rate_up=32mbit"]);

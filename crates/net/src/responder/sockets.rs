@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use lazaret_base::{Context, Result, error};
-use lazaret_sys::local::{Received, receive_along, send_along};
-use lazaret_sys::packet::{bind_to_interface, hear_icmp6_only};
+use lazaret_sys::local::{MOST_ALONG, Received, receive_along, send_along};
+use lazaret_sys::packet::{bind_to_interface, hear_icmp6_only, share_by_sender};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -44,11 +44,16 @@ pub(crate) enum Role {
 
 const ROLES: &[Role] = &[Role::Names, Role::NameStreams, Role::Dhcp4, Role::Frames, Role::Dhcp6, Role::Router];
 
-/// Most sockets there are: two of DNS for each family, four others.
-const MOST: usize = 8;
+/// Sockets for questions by UDP, which share them by who asks: a container that floods one of them with questions keeps
+/// hardly anybody else from being heard.
+const LANES: usize = 64;
 
-/// The hand-over's length in bytes: the bridge's index, how many sockets there are, the role of each.
-const HAND_OVER: usize = 5 + MOST;
+/// What each of them holds, in bytes as the kernel counts them: some hundred questions.
+const LANE: usize = 128 << 10;
+
+/// The length in bytes of a part of the hand-over: the bridge's index, how many sockets there are and how many come
+/// along, the role of each.
+const HAND_OVER: usize = 6 + MOST_ALONG;
 
 /// How long a port is waited for that a responder whose netd has died may still hold: it ends when it sees the hang-up.
 const PREDECESSOR: Duration = Duration::from_secs(2);
@@ -72,7 +77,7 @@ impl Sockets {
         let gateways = std::iter::once(IpAddr::V4(gateway4)).chain(gateway6.map(IpAddr::V6));
         for gateway in gateways {
             let address = SocketAddr::new(gateway, 53);
-            sockets.add(Role::Names, server(address, SocketType::DGRAM, None)?);
+            lanes(address)?.into_iter().for_each(|lane| sockets.add(Role::Names, lane));
             sockets.add(Role::NameStreams, listener(address)?);
         }
         let everywhere = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 67);
@@ -91,35 +96,44 @@ impl Sockets {
         Ok(sockets)
     }
 
-    /// Sends all sockets over a control line.
+    /// Sends all sockets over a control line, some at a time.
     pub(crate) fn hand_over(&self, line: BorrowedFd<'_>) -> Result<()> {
-        let mut head = [0; HAND_OVER];
-        head[..4].copy_from_slice(&self.bridge.to_ne_bytes());
-        head[4] = self.roles.len() as u8;
-        for (place, role) in head[5..].iter_mut().zip(&self.roles) {
-            *place = *role as u8;
+        for (roles, descriptors) in self.roles.chunks(MOST_ALONG).zip(self.descriptors.chunks(MOST_ALONG)) {
+            let mut head = [0; HAND_OVER];
+            head[..4].copy_from_slice(&self.bridge.to_ne_bytes());
+            (head[4], head[5]) = (self.roles.len() as u8, roles.len() as u8);
+            for (place, role) in head[6..].iter_mut().zip(roles) {
+                *place = *role as u8;
+            }
+            let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+            if send_along(line, &head, &descriptors)? != HAND_OVER {
+                return Err(error("the control line took half a message"));
+            }
         }
-        let descriptors: Vec<BorrowedFd<'_>> = self.descriptors.iter().map(AsFd::as_fd).collect();
-        let sent = send_along(line, &head, &descriptors)?;
-        if sent == HAND_OVER { Ok(()) } else { Err(error("the control line took half a message")) }
+        Ok(())
     }
 
     /// Receives what [`Sockets::hand_over`] sent, and waits for it.
     pub(crate) fn take_over(line: &OwnedFd) -> Result<Self> {
-        let mut waiting = [PollFd::new(line, PollFlags::IN)];
-        while poll(&mut waiting, None) == Err(Errno::INTR) {}
-        let mut head = [0; HAND_OVER];
-        let Received { bytes: received, fds: descriptors, .. } = receive_along(line, &mut head, RecvFlags::empty())?;
-        let roles: Vec<Role> = head[5..]
-            .iter()
-            .take(usize::from(head[4]))
-            .filter_map(|&byte| ROLES.iter().copied().find(|&role| role as u8 == byte))
-            .collect();
-        if received != HAND_OVER || roles.len() != descriptors.len() || roles.len() != usize::from(head[4]) {
-            return Err(error("netd did not hand over its sockets"));
+        let mut sockets = Sockets { bridge: 0, roles: Vec::new(), descriptors: Vec::new() };
+        loop {
+            let mut waiting = [PollFd::new(line, PollFlags::IN)];
+            while poll(&mut waiting, None) == Err(Errno::INTR) {}
+            let mut head = [0; HAND_OVER];
+            let Received { bytes: received, fds, .. } = receive_along(line, &mut head, RecvFlags::empty())?;
+            let [a, b, c, d, all, some, roles @ ..] = head;
+            let role = |byte: &u8| ROLES.iter().copied().find(|&role| role as u8 == *byte);
+            let roles: Vec<Role> = roles.iter().take(some.into()).filter_map(role).collect();
+            if received != HAND_OVER || roles.is_empty() || roles.len() != fds.len() {
+                return Err(error("netd did not hand over its sockets"));
+            }
+            sockets.bridge = u32::from_ne_bytes([a, b, c, d]);
+            sockets.roles.extend(roles);
+            sockets.descriptors.extend(fds);
+            if sockets.roles.len() >= usize::from(all) {
+                return Ok(sockets);
+            }
         }
-        let bridge = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]);
-        Ok(Sockets { bridge, roles, descriptors })
     }
 
     /// Each socket and its role.
@@ -145,6 +159,24 @@ impl Sockets {
 
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
+/// The sockets that share a port.
+fn lanes(address: SocketAddr) -> Result<Vec<OwnedFd>> {
+    // Alone at first: whoever has the port yet, a predecessor for instance, would share it with us.
+    drop(server(address, SocketType::DGRAM, None)?);
+    let lane = || -> Result<OwnedFd, Errno> {
+        let socket = unbound(address, SocketType::DGRAM)?;
+        sockopt::set_socket_reuseport(&socket, true)?;
+        // Needs CAP_NET_ADMIN to exceed the system's limit, and is a wish.
+        let _ = sockopt::set_socket_recv_buffer_size_force(&socket, LANE);
+        bind(&socket, &address)?;
+        Ok(socket)
+    };
+    let sharing = || format!("sharing UDP port {} of `{}`", address.port(), address.ip());
+    let lanes = (0..LANES).map(|_| lane()).collect::<Result<Vec<_>, _>>().with_context(sharing)?;
+    share_by_sender(lanes[0].as_fd(), address.is_ipv4(), LANES as u32).with_context(sharing)?;
+    Ok(lanes)
+}
+
 /// A socket bound to a port of an address, perhaps on one interface alone.
 fn server(address: SocketAddr, kind: SocketType, interface: Option<u32>) -> Result<OwnedFd> {
     let opened = match open_server(address, kind, interface) {
@@ -158,18 +190,9 @@ fn server(address: SocketAddr, kind: SocketType, interface: Option<u32>) -> Resu
 }
 
 fn open_server(address: SocketAddr, kind: SocketType, interface: Option<u32>) -> Result<OwnedFd, Errno> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = socket_with(family, kind, FLAGS, None)?;
+    let socket = unbound(address, kind)?;
     if let Some(interface) = interface {
         bind_to_interface(socket.as_fd(), interface)?;
-    }
-    // Also while the address is not there yet.
-    match address {
-        SocketAddr::V4(_) => sockopt::set_ip_freebind(&socket, true)?,
-        SocketAddr::V6(_) => {
-            sockopt::set_ipv6_v6only(&socket, true)?;
-            sockopt::set_ipv6_freebind(&socket, true)?;
-        }
     }
     if kind == SocketType::STREAM {
         // Connections of a predecessor linger in TIME_WAIT.
@@ -179,6 +202,20 @@ fn open_server(address: SocketAddr, kind: SocketType, interface: Option<u32>) ->
         let _ = sockopt::set_socket_recv_buffer_size_force(&socket, 1 << 20);
     }
     bind(&socket, &address)?;
+    Ok(socket)
+}
+
+fn unbound(address: SocketAddr, kind: SocketType) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, kind, FLAGS, None)?;
+    // Also while the address is not there yet.
+    match address {
+        SocketAddr::V4(_) => sockopt::set_ip_freebind(&socket, true)?,
+        SocketAddr::V6(_) => {
+            sockopt::set_ipv6_v6only(&socket, true)?;
+            sockopt::set_ipv6_freebind(&socket, true)?;
+        }
+    }
     Ok(socket)
 }
 
