@@ -38,6 +38,7 @@ const TABLE: &[(&str, &[For], &str)] = &[
     ("gpgv", &[Test], "says whether an archive of packages is who it claims to be"),
     ("openssh-client", &[Test], "ssh, scp and sftp, into containers"),
     ("rsync", &[Test], "copies by ssh"),
+    ("strace", &[Test], "what a program asks for, in a container of this system's programs"),
     ("xauth", &[Test], "cookies, for ssh -X"),
     ("xvfb", &[Test], "an X server without a screen, for the gate before it"),
     ("x11-apps", &[Test], "small X programs"),

@@ -40,7 +40,7 @@ pub fn failure(e: &Error, verb: &str) -> ExitCode {
     if let Some(hint) = e.advice() {
         let _ = writeln!(stderr, "{} {hint}", paint("hint:", Colour::Yellow, terminal));
     }
-    let passes_status_on = matches!(verb, "exec" | "run" | "shell" | "app");
+    let passes_status_on = matches!(verb, "exec" | "run" | "shell" | "app" | "trace");
     ExitCode::from(match e.what() {
         _ if verb == "ssh" => lazaret::ssh::FAILED as u8,
         Kind::CommandNotFound if passes_status_on => 127,

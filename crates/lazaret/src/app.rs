@@ -200,6 +200,11 @@ pub(crate) fn manager(root: BorrowedFd<'_>) -> Option<(&'static str, &'static st
     PACKAGE_MANAGERS.iter().find(|(path, _)| is_there(root, path)).copied()
 }
 
+/// What went wrong with a program of a running container, and what can be done about it inside.
+pub fn with_advice(store: &Store, e: Error, name: &Name, words: &[String]) -> Error {
+    explained(e, name, words, running(store, name).and_then(|running| root_of(&running)))
+}
+
 /// What went wrong with a program, and what can be done about it inside this container.
 fn explained(e: Error, name: &Name, words: &[String], root: Result<OwnedFd>) -> Error {
     let program = words.first().map_or("", String::as_str);

@@ -1,6 +1,7 @@
 //! Commands in a running container.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use lazaret_base::{Error, Kind, Result, error};
 use lazaret_config::{Config, Name};
@@ -9,12 +10,16 @@ use lazaret_runtime::cgroup;
 use lazaret_runtime::confine::Capabilities;
 use lazaret_runtime::host::Host;
 use lazaret_runtime::seccomp::Program;
+use lazaret_sys::signal;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Signal;
 
 use crate::keeper::Ended;
 use crate::relay::{self, Ends};
 use crate::store::{Phase, RunState, Store};
-use crate::{process, start};
+use crate::{process, start, term};
 
 /// A running container, looked at closely enough to act on it.
 pub(crate) struct Running {
@@ -85,6 +90,7 @@ pub fn exec(
     let running = awake(store, name)?;
     let with_terminal = relay::wants_terminal(stdio);
     let term = if with_terminal { variable("TERM") } else { None };
+    let term = term.map(|term| term::told(&running, term));
     let command =
         Command { environment: environment(store, name, &running, command, term, variable)?, ..command.clone() };
     let target = running.target(store, name)?;
@@ -119,6 +125,38 @@ pub(crate) fn attached(
     let environment = environment(store, name, &running, command, None, variable)?;
     let command = Command { environment, ..command.clone() };
     attach::attach(&running.target(store, name)?, &command, attach::Stdio::Given(stdio), Some(signals))
+}
+
+/// What a command says on its standard output, if that is not long and does not take long.
+pub(crate) fn heard(store: &Store, name: &Name, command: &Command) -> Result<String> {
+    const LONGEST: usize = 64 * 1024;
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    let signals = relay::signals()?;
+    let stdio = [null.as_fd(), theirs.as_fd(), null.as_fd()];
+    let attached = attached(store, name, command, stdio, signals.as_fd(), |_| None)?;
+    drop(theirs);
+    let (mut said, end) = (Vec::new(), Instant::now() + PATIENCE);
+    while said.len() < LONGEST {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let mut bytes = [0; 4096];
+        match poll(&mut [PollFd::new(&ours, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(e) => return Err(e.into()),
+        }
+        match rustix::io::read(&ours, &mut bytes)? {
+            0 => break,
+            n => said.extend(&bytes[..n]),
+        }
+    }
+    // It has ended, or is not to go on.
+    let _ = signal::send(attached.child.pidfd.as_fd(), Signal::KILL.as_raw());
+    Ended::of(attached.child.pidfd.as_fd())?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 /// Begins a command that nobody waits for: it reads nothing, and nobody hears it. It ends with the container, if not

@@ -169,6 +169,8 @@ pub(crate) struct Place {
     /// Whether it has a user namespace of its own.
     user_ns: bool,
     root: Option<lazaret_runtime::plan::Root>,
+    /// What of the host belongs to it.
+    binds: Vec<lazaret_runtime::plan::Bind>,
     /// Where it is mounted, out of everybody's sight.
     scratch: PathBuf,
     /// What its ids have on disk, beside what they are inside.
@@ -185,7 +187,8 @@ impl Place {
         if store.is_kept(name)? {
             // One that runs needs nobody's patience for a long copy.
             let (scratch, running) = (PathBuf::new(), Some(running(store, name)?));
-            return Ok(Place { running, user_ns, root: None, scratch, shift: 0, _lock: None });
+            let binds = Vec::new();
+            return Ok(Place { running, user_ns, root: None, binds, scratch, shift: 0, _lock: None });
         }
         let root = store.root_of(name, &record, false);
         let shift = u32::try_from(-record.shift_to_plain()).unwrap_or(0);
@@ -193,6 +196,7 @@ impl Place {
             running: None,
             user_ns,
             root: Some(root),
+            binds: record.image.plan_binds(),
             scratch: store.mounting_place(),
             shift,
             _lock: Some(lock),
@@ -201,7 +205,7 @@ impl Place {
 
     pub(crate) fn at(&self) -> At<'_> {
         match (&self.running, &self.root) {
-            (None, Some(root)) => At::Stopped { root, scratch: &self.scratch },
+            (None, Some(root)) => At::Stopped { root, binds: &self.binds, scratch: &self.scratch },
             (running, _) => {
                 let init = running.as_ref().map_or(CWD, |running| running.init.as_fd());
                 At::Running { init, user_ns: self.user_ns }

@@ -27,6 +27,7 @@ pub mod launcher;
 pub mod limit;
 mod look;
 pub mod microphone;
+pub mod missing;
 pub mod network;
 mod personal;
 mod process;
@@ -40,6 +41,7 @@ pub mod ssh;
 pub mod start;
 pub mod stop;
 mod store;
+pub mod term;
 pub mod transfer;
 
 pub use lazaret_image::{Network, Progress, Stage};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use lazaret_base::{Context, Error, Result, Wire, error, read_bounded};
 use lazaret_runtime::inside::spawn;
 use lazaret_sys::signal;
-use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat2, readlinkat};
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,6 +19,9 @@ use crate::file::Place;
 const LONGEST: usize = 256 << 20;
 /// A file system of the container's own making may keep whoever looks waiting.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// As many links as the kernel follows on one way (path_resolution(7)).
+const MOST_LINKS: usize = 40;
 
 /// A container's root directory, with no more power over it than the container has.
 pub(crate) struct Root(OwnedFd);
@@ -44,6 +47,37 @@ impl Root {
     /// A whole file, if it is not longer than this.
     pub(crate) fn read(&self, path: &str, limit: usize) -> Option<Vec<u8>> {
         read_bounded(self.file(path)?, limit).ok()
+    }
+
+    /// Whether something is there.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.open(path, OFlags::PATH).is_some()
+    }
+
+    /// A path to the same without links, as far as it can be followed.
+    pub(crate) fn real(&self, path: &str) -> String {
+        let (mut done, mut links) = (Vec::<String>::new(), 0);
+        let mut rest: Vec<String> = path.split('/').rev().map(str::to_owned).collect();
+        while let Some(part) = rest.pop() {
+            match part.as_str() {
+                "" | "." => continue,
+                ".." => {
+                    done.pop();
+                    continue;
+                }
+                _ => done.push(part),
+            }
+            let to = self.open(&done.join("/"), OFlags::PATH | OFlags::NOFOLLOW);
+            let to = to.and_then(|link| readlinkat(&link, "", Vec::new()).ok()).filter(|_| links < MOST_LINKS);
+            let Some(to) = to.as_ref().and_then(|to| to.to_str().ok()) else { continue };
+            links += 1;
+            done.pop();
+            if to.starts_with('/') {
+                done.clear();
+            }
+            rest.extend(to.split('/').rev().map(str::to_owned));
+        }
+        format!("/{}", done.join("/"))
     }
 
     /// The names in a directory, at most so many; nothing if it is none.

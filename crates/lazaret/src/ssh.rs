@@ -37,6 +37,7 @@ use crate::recover::recover_locked;
 use crate::relay::{self, Beside, Ends};
 use crate::start::start_if_stopped;
 use crate::store::Store;
+use crate::term;
 use keys::Keys;
 pub use plan::{Recipe, recipe};
 use plan::{Server, client_options, server_words};
@@ -101,7 +102,7 @@ pub fn ssh(
     let ready = prepare(store, name, session, forwards, &variable, say)?;
     let listener = socket()?;
     let address = listen_unnamed(&listener)?;
-    let mut client = client(wanted, &ready, &address, &variable)?;
+    let mut client = client(wanted, &ready, &address)?;
     let ended = pidfd_open(Pid::from_child(&client), PidfdFlags::empty())?;
     let served = match accepted(&listener, ended.as_fd(), session.person.uid)? {
         Some(line) => serve(store, name, &ready, line, stdio[2], ended, &variable),
@@ -169,6 +170,8 @@ struct Ready {
     /// Who is logged in if nobody is named.
     user: String,
     keys: Keys,
+    /// The terminal that it knows.
+    term: Option<String>,
 }
 
 fn prepare(
@@ -202,7 +205,8 @@ fn prepare(
     let server = Server { program, person: session.person.uid, forwards, environment: &environment };
     let server = attach::Command { words: server_words(&server), ..attach::Command::default() };
     let user = app::user(&running.config).unwrap_or_else(|| "root".into());
-    Ok(Ready { server, user, keys })
+    let term = variable("TERM").map(|term| term::told(&running, term));
+    Ok(Ready { server, user, keys, term })
 }
 
 /// Language and time, as every program should have them.
@@ -232,7 +236,7 @@ fn no_server(name: &Name, root: BorrowedFd<'_>) -> Error {
 // --- our own client ---
 
 /// ssh, as the person: what the container answers is read with no more than the person's rights.
-fn client(wanted: &Ssh<'_>, ready: &Ready, address: &str, variable: &impl Fn(&str) -> Option<String>) -> Result<Child> {
+fn client(wanted: &Ssh<'_>, ready: &Ready, address: &str) -> Result<Child> {
     let Ssh { name, session, forward, .. } = wanted;
     let person = &session.person;
     let mut command = Command::new("ssh");
@@ -252,7 +256,7 @@ fn client(wanted: &Ssh<'_>, ready: &Ready, address: &str, variable: &impl Fn(&st
     command.arg(format!("{name}{DOMAIN}")).args(&wanted.words);
     command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("SHELL", "/bin/sh").env("USER", &person.name);
     command.env("LOGNAME", &person.name).envs(person.home.as_ref().map(|home| ("HOME", home)));
-    command.envs(variable("TERM").map(|term| ("TERM", term)));
+    command.envs(ready.term.iter().map(|term| ("TERM", term)));
     for name in ["DISPLAY", "XDG_RUNTIME_DIR", "LANG", "LC_CTYPE"] {
         command.envs(session.variable(name).map(|value| (name, value)));
     }

@@ -15,7 +15,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::perform::stage;
-use crate::plan::Root;
+use crate::plan::{Bind, Root};
 
 /// The container whose files are meant.
 pub enum At<'a> {
@@ -30,6 +30,8 @@ pub enum At<'a> {
     Stopped {
         /// Its root file system.
         root: &'a Root,
+        /// Directories of the host that belong to it, read-only.
+        binds: &'a [Bind],
         /// An existing directory that may be mounted over, in a namespace of our own.
         scratch: &'a Path,
     },
@@ -69,12 +71,15 @@ fn enter(at: &At<'_>) -> Result<OwnedFd> {
             set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
             Ok(openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
         }
-        At::Stopped { root, scratch } => {
+        At::Stopped { root, binds, scratch } => {
             unshare(namespace::MOUNT)?;
             set_attributes(CWD, c"/", true, Change { propagation: attributes::PRIVATE, ..Change::default() })?;
             let tree = stage::plain(root, scratch).context("mounting its root")?;
             let set = attributes::NO_DEV | attributes::NO_SUID | attributes::NO_EXEC;
             set_attributes(tree.as_fd(), c"", false, Change { set, ..Change::default() })?;
+            for bind in *binds {
+                stage::show_plainly(tree.as_fd(), bind, set)?;
+            }
             Ok(tree)
         }
     }

@@ -44,6 +44,8 @@ verbs! {
     ssh "ssh",
     ssh_config "ssh-config",
     ssh_proxy "ssh-proxy",
+    trace "trace",
+    missing "missing",
     console "console",
     logs "logs",
     list "list",

@@ -30,6 +30,11 @@ pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
         session.say(&format!("starting `{name}`"));
         start_if_stopped(store, &name, variable, &mut |note| session.say(note))?;
     }
+    let note = match variable("TERM").filter(|_| std::io::IsTerminal::is_terminal(&std::io::stdin())) {
+        Some(term) => lazaret::term::note(store, &name, &term)?,
+        None => None,
+    };
+    note.iter().for_each(|note| session.say(note));
     let ended = stdio(|stdio| exec(store, &name, &command, stdio, variable))?;
     Ok(ExitCode::from(ended.status() as u8))
 }

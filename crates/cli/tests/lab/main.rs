@@ -14,6 +14,7 @@ mod images;
 mod inits;
 mod isolation;
 mod lifecycle;
+mod missing;
 
 mod escape;
 mod race;

@@ -295,6 +295,19 @@ fn show(stage: &Stage, bind: &Bind, id_mapped: bool) -> Result<()> {
     put(&tree, &target)
 }
 
+/// Shows a directory of the host, read-only and with the attributes `set`, in a root that is only looked at. One that
+/// the root has no place for is left out.
+pub fn show_plainly(root: BorrowedFd<'_>, bind: &Bind, set: u64) -> Result<()> {
+    let target = match target::open(root, relative(&bind.target)) {
+        Err(e) if e.errno() == Some(Errno::NOENT) => return Ok(()),
+        other => other?,
+    };
+    let tree = copy_of_mount(&bind.source, true)?;
+    let set = set | attributes::READ_ONLY;
+    set_attributes(tree.as_fd(), c"", true, Change { set, ..Change::default() })?;
+    put(&tree, &target)
+}
+
 fn attach(stage: &mut Stage, api: Api) -> Result<()> {
     let mount = stage.fds.take(Slot::Api(api.index())).ok_or_else(|| error("the guest has not made it"))?;
     let target = target::open_plain(stage.root()?, Path::new(api.mount().target), stage.owner)?;
