@@ -1,15 +1,15 @@
 //! Files in a person's home, read and written as the person: every name there is theirs to choose, and root would
 //! follow where they may not go.
 
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use lazaret_base::{Context, Kind, Lock, Result, error, read_bounded, write_atomic};
+use lazaret_base::{Context, Kind, Lock, Result, error, write_atomic};
 use lazaret_desktop::Person;
 use lazaret_sys::process::with_file_ids;
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
-use rustix::io::Errno;
+
+use crate::personal;
 
 /// What we write there is never longer.
 const LONGEST_FILE: usize = 4 << 20;
@@ -38,16 +38,7 @@ pub(crate) fn enter(person: &Person, dir: &Path) -> Result<Lock> {
 
 /// Reads a file; `None` if it is not there.
 pub(crate) fn read(person: &Person, path: &Path) -> Result<Option<Vec<u8>>> {
-    let reading = || format!("reading `{}` as `{}`", path.display(), person.name);
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = match as_person(person, || openat(CWD, path, flags, Mode::empty())) {
-        Err(Errno::NOENT) => return Ok(None),
-        file => file.with_context(reading)?,
-    };
-    if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
-        return Err(error("not a regular file")).with_context(reading);
-    }
-    read_bounded(File::from(file), LONGEST_FILE).with_context(reading).map(Some)
+    personal::read(person, path, LONGEST_FILE)
 }
 
 /// Replaces a file, which only the person may read. The directory is there, and the caller has [entered](enter) it.
