@@ -54,6 +54,8 @@ const TABLE: &[(&str, &[For], &str)] = &[
     ("openbox", &[Test], "a window manager"),
     ("zenity", &[Test], "an X program of GTK"),
     ("mousepad", &[Test], "an X program of GTK with menus"),
+    ("featherpad", &[Test], "the same of Qt"),
+    ("firefox-esr", &[Test], "a browser"),
     ("sway", &[Test], "a Wayland compositor that lets its programs do everything"),
     ("weston", &[Test], "another one, and small programs for it"),
     ("foot", &[Test], "a terminal on Wayland"),

@@ -158,9 +158,7 @@ impl Entry {
         }
         let own = [container.to_owned()];
         text += &format!("Keywords={}\n", list(&[&self.keywords[..], &own].concat()));
-        if let Some(class) = &self.class {
-            text += &line("StartupWMClass", "", class);
-        }
+        text += &line("StartupWMClass", "", &shown(launcher.class).unwrap_or_default());
         text + &line("X-Lazaret-Container", "", container)
     }
 }
@@ -173,6 +171,8 @@ pub struct Launcher<'a> {
     pub command: &'a [String],
     /// A file of ours, or a name that themes have.
     pub icon: &'a str,
+    /// What its windows call themselves outside.
+    pub class: &'a str,
 }
 
 /// The language of a key, if it is this key.
@@ -279,7 +279,12 @@ mod tests {
     fn what_a_menu_shows_is_taken_and_nothing_that_acts() {
         let command: Vec<_> =
             ["pkexec", "/opt/50% $x/lazaret", "app", "--entry", "firefox-esr", "ff"].map(str::to_owned).into();
-        let text = firefox().launcher(&Launcher { container: "ff", command: &command, icon: "/icons/ff.png" });
+        let text = firefox().launcher(&Launcher {
+            container: "ff",
+            command: &command,
+            icon: "/icons/ff.png",
+            class: "ff-Firefox",
+        });
         assert_eq!(
             text,
             "[Desktop Entry]
@@ -292,7 +297,7 @@ Exec=pkexec \"/opt/50%% \\\\$x/lazaret\" app --entry firefox-esr ff
 Terminal=false
 Categories=Network;WebBrowser;
 Keywords=Internet;WWW;ff;
-StartupWMClass=Firefox-esr
+StartupWMClass=ff-Firefox
 X-Lazaret-Container=ff
 "
         );
@@ -334,7 +339,7 @@ X-Lazaret-Container=ff
             let text = format!("[Desktop Entry]\nType=Application\nName={name}\nExec={exec}\nStartupWMClass={class}\nKeywords={class};\n");
             if let Some(entry) = Entry::parse("x", text.as_bytes()) {
                 let command = ["lazaret".to_owned()];
-                let text = entry.launcher(&Launcher { container: "c", command: &command, icon: "i" });
+                let text = entry.launcher(&Launcher { container: "c", command: &command, icon: "i", class: &class });
                 let keys = ["Type=", "Name=[c] ", "Icon=i", "Exec=lazaret", "Terminal=", "Keywords=", "StartupWMClass=", "X-Lazaret"];
                 for line in text.lines().skip(1) {
                     assert!(keys.iter().any(|key| line.starts_with(key)), "{line}");

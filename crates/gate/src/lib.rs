@@ -9,3 +9,9 @@ mod calls;
 pub mod pulse;
 pub mod wayland;
 pub mod x11;
+
+/// What stands before the names by which windows of a container say what program they belong to: no program of the
+/// person's own has a name like that.
+pub fn class_prefix(container: &str) -> String {
+    format!("lazaret-{container}-")
+}

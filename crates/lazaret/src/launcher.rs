@@ -115,7 +115,8 @@ pub fn programs(store: &Store, name: &Name, person: &Person) -> Result<Vec<Progr
 /// [`Kind::NotFound`] for a program that is not there; [`Kind::Invalid`] for a container without a display.
 pub fn add(store: &Store, name: &Name, wanted: Option<&[String]>, person: &Person, menu: &Menu) -> Result<Vec<String>> {
     store.require(name)?;
-    if store.document(name)?.config().desktop.display == Display::None {
+    let display = store.document(name)?.config().desktop.display;
+    if display == Display::None {
         return Err(no_display(name, "set"));
     }
     let found = entries(store, name)?;
@@ -155,7 +156,9 @@ pub fn add(store: &Store, name: &Name, wanted: Option<&[String]>, person: &Perso
             None => entry.icon.clone().filter(|icon| is_id(icon)).unwrap_or_else(|| "application-x-executable".into()),
         };
         let command = command(store, name, menu, entry);
-        let text = entry.launcher(&Launcher { container: name.as_str(), command: &command, icon: &icon });
+        let class = class(name, display, entry);
+        let launcher = Launcher { container: name.as_str(), command: &command, icon: &icon, class: &class };
+        let text = entry.launcher(&launcher);
         home::write(person, &menu.entries(name).join(format!("{}.desktop", entry.id)), text.as_bytes())?;
     }
     Ok(chosen.iter().map(|entry| entry.name().to_owned()).collect())
@@ -269,6 +272,16 @@ fn choose<'a>(found: &'a BTreeMap<String, Entry>, word: &str, name: &Name) -> Re
                 .kind(Kind::Invalid)
                 .hint(format!("name one of {}", ids.join(", "))))
         }
+    }
+}
+
+/// What the windows of a program call themselves outside: by that, desktops know that they are the entry's. Without a
+/// word of the entry's, most are called as their program is.
+fn class(name: &Name, display: Display, entry: &Entry) -> String {
+    let class = entry.class.clone().unwrap_or_else(|| entry.program());
+    match display {
+        Display::Trusted => class,
+        _ => lazaret_gate::class_prefix(name.as_str()) + &class,
     }
 }
 

@@ -82,7 +82,7 @@ fn a_program_is_chosen_from_the_menu() {
         "Name=[menu1] Clock".to_owned(),
         format!("Icon={}", text(&icon)),
         format!("Exec=env {LAZARET} --root {} app --detach --entry clock menu1", text(root)),
-        "StartupWMClass=XClock".to_owned(),
+        "StartupWMClass=lazaret-menu1-XClock".to_owned(),
     ] {
         assert!(shown.lines().any(|known| known == line), "{line}: {shown}");
     }
@@ -98,6 +98,9 @@ fn a_program_is_chosen_from_the_menu() {
     // What the entry runs, without what makes root of a person.
     menu.ok(&["app", "--detach", "--entry", "clock", "menu1", "--", "later"]);
     until("the clock is on the screen", || menu.screen.windows().contains("[menu1] later"));
+    // By its class, desktops know whose window it is.
+    let windows = menu.screen.windows();
+    assert!(windows.contains("(\"lazaret-menu1-xclock\" \"lazaret-menu1-XClock\")"), "{windows}");
 }
 
 #[test]

@@ -216,6 +216,11 @@ impl Filter {
                 let title = titled(&rules.name, title);
                 to_server.push(&written(head.object, SET_TITLE, &[Argument::Text(title.as_bytes())]), fds);
             }
+            Act::Class => {
+                let (class, _) = text(message, HEADER).ok_or_else(|| Broken("a program that has no name".into()))?;
+                let class = classed(&rules.name, class);
+                to_server.push(&written(head.object, SET_APP_ID, &[Argument::Text(class.as_bytes())]), fds);
+            }
             Act::Form if is_mark(message, HEADER) => {}
             Act::Copy => self.copy(message, rules, to_server, to_client),
             Act::Paste => {
@@ -353,6 +358,8 @@ impl Default for Filter {
     }
 }
 
+/// `xdg_toplevel.set_app_id`.
+const SET_APP_ID: u16 = 3;
 /// `xdg_toplevel.set_title`.
 const SET_TITLE: u16 = 2;
 
@@ -397,11 +404,25 @@ fn is_mark(message: &[u8], at: usize) -> bool {
     text(message, at).is_some_and(|(form, _)| form.starts_with(MARK.as_bytes()))
 }
 
+/// The name of a program as one of the container's: desktops group windows by it, and show the picture of the person's
+/// own program with those of its name.
+fn classed(container: &str, class: &[u8]) -> String {
+    let class = String::from_utf8_lossy(class);
+    let prefix = crate::class_prefix(container);
+    let class = class.strip_prefix(&prefix).unwrap_or(&class);
+    let all = prefix.chars().chain(class.chars().filter(|c| !c.is_control())).collect();
+    cut(all)
+}
+
 /// A title that says whose window it is.
 fn titled(container: &str, title: &[u8]) -> String {
     let title = String::from_utf8_lossy(title);
     let shown = title.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let mut all: String = format!("[{container}] ").chars().chain(shown).collect();
+    cut(format!("[{container}] ").chars().chain(shown).collect())
+}
+
+/// No more of a text than anybody reads.
+fn cut(mut all: String) -> String {
     let end = (0..=LONGEST_TITLE.min(all.len())).rev().find(|&at| all.is_char_boundary(at)).unwrap_or_default();
     all.truncate(end);
     all

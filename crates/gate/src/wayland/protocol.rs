@@ -70,6 +70,8 @@ pub(super) enum Act {
     /// A window is made, or named.
     Window,
     Title,
+    /// A window says what program it belongs to.
+    Class,
     /// A program has the keyboard, or not any more.
     Focus,
     Unfocus,
@@ -92,6 +94,7 @@ const REQUESTS: &[(&str, &str, Act)] = &[
     ("wl_registry", "bind", Act::Bind),
     ("xdg_surface", "get_toplevel", Act::Window),
     ("xdg_toplevel", "set_title", Act::Title),
+    ("xdg_toplevel", "set_app_id", Act::Class),
     ("wl_data_source", "offer", Act::Form),
     ("wl_data_device", "set_selection", Act::Copy),
     ("wl_data_offer", "receive", Act::Paste),

@@ -16,6 +16,8 @@ pub mod fixed {
     pub const WM_CLIENT_MACHINE: u32 = 36;
     /// `WM_ICON_NAME`
     pub const WM_ICON_NAME: u32 = 37;
+    /// `WM_CLASS`
+    pub const WM_CLASS: u32 = 67;
     /// `WM_NAME`
     pub const WM_NAME: u32 = 39;
     /// `WM_TRANSIENT_FOR`

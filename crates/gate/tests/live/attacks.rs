@@ -448,6 +448,11 @@ fn titles_say_where_they_come_from() {
     assert!(admin.text(window, WM_NAME).unwrap().starts_with(b"[ff] "));
     assert_eq!(admin.text(window, 36).unwrap(), b"ff", "the machine is the container");
     assert!(!x.text(window, hint).unwrap().is_empty());
+    // What kind of program it is, says it, too.
+    x.set_text(window, 67, STRING, b"navigator\0Firefox\0more\0").unwrap();
+    assert_eq!(admin.text(window, 67).unwrap(), b"lazaret-ff-navigator\0lazaret-ff-Firefox\0");
+    x.set_text(window, 67, STRING, b"x\n").unwrap();
+    assert_eq!(admin.text(window, 67).unwrap(), b"lazaret-ff-x\0lazaret-ff-\0");
     // A title longer than anybody reads.
     x.set_text(window, WM_NAME, STRING, &[b'a'; 100_000]).unwrap();
     assert_eq!(admin.text(window, WM_NAME).unwrap().len(), 4096 + 5);

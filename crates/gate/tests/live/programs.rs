@@ -8,13 +8,15 @@ use lazaret_gate::x11::Clipboard;
 
 use crate::Test;
 use crate::world::{Display, Gate, Running, until};
-use crate::x::{WM_NAME, X};
+use crate::x::{STRING, WM_NAME, X};
 
 pub const TESTS: &[Test] = &[
     ("xterm_is_typed_into", xterm_is_typed_into),
     ("a_clock_is_drawn", a_clock_is_drawn),
     ("a_gtk_dialog_is_used", a_gtk_dialog_is_used),
     ("a_gtk_menu_opens_and_closes", a_gtk_menu_opens_and_closes),
+    ("a_qt_menu_opens_and_closes", a_qt_menu_opens_and_closes),
+    ("a_browser_opens_its_own_window", a_browser_opens_its_own_window),
     ("copied_inside_is_pasted_outside", copied_inside_is_pasted_outside),
     ("copied_outside_is_pasted_inside_when_asked", copied_outside_is_pasted_inside_when_asked),
     ("both_ways_if_wanted", both_ways_if_wanted),
@@ -115,14 +117,24 @@ fn a_gtk_dialog_is_used() {
 }
 
 fn a_gtk_menu_opens_and_closes() {
+    an_editor_is_used("mousepad", &["--disable-server"]);
+}
+
+fn a_qt_menu_opens_and_closes() {
+    an_editor_is_used("featherpad", &["--standalone"]);
+}
+
+/// Types, opens a menu by its key and closes it, and saves.
+fn an_editor_is_used(program: &str, arguments: &[&str]) {
     let mut display = Display::start();
     let _manager = with_manager(&display);
     let gate = display.gate("ff");
     let note = display.dir.join("note.txt");
     fs::write(&note, "").unwrap();
-    let mut command = gate.command("mousepad");
-    command.arg("--disable-server").arg(&note).env("HOME", &display.dir).env("GSETTINGS_BACKEND", "memory");
-    let mut editor = Running(command.spawn().expect("mousepad is installed"));
+    let mut command = gate.command(program);
+    command.args(arguments).arg(&note).env("HOME", &display.dir).env("GSETTINGS_BACKEND", "memory");
+    command.env("XDG_RUNTIME_DIR", &display.dir).env("LANG", "C.UTF-8");
+    let mut editor = Running(command.spawn().unwrap_or_else(|e| panic!("{program} is installed: {e}")));
     let window = appears(&mut display, "[ff] ");
     until("it is drawn", || colours(&mut display, window) > 10);
     xdotool(&display, &["type", "written"]);
@@ -143,6 +155,42 @@ fn a_gtk_menu_opens_and_closes() {
     xdotool(&display, &["key", "ctrl+s"]);
     until("the text is saved", || fs::read_to_string(&note).is_ok_and(|text| text.contains("written")));
     assert!(editor.0.try_wait().unwrap().is_none());
+}
+
+/// A browser that finds another one of its kind on the screen has that open the page, by properties of its windows.
+/// Here the other is a window that says so, and is not the container's.
+fn a_browser_opens_its_own_window() {
+    let mut display = Display::start();
+    let other = display.admin.shown((0, 0, 50, 50));
+    let _manager = with_manager(&display);
+    let gate = display.gate("ff");
+    let user = std::env::var("LOGNAME").unwrap_or_else(|_| "root".into());
+    let says = [("VERSION", "5.1"), ("PROGRAM", "firefox-esr"), ("USER", &user), ("PROFILE", "default-esr")];
+    for (name, value) in says {
+        let property = display.admin.atom(&format!("_MOZILLA_{name}"));
+        display.admin.set_text(other, property, STRING, value.as_bytes()).unwrap();
+    }
+    let page = display.dir.join("page.html");
+    let script = "onkeydown = e => document.title += e.key";
+    let content = "<body style='background: #13579b'><input autofocus>";
+    fs::write(&page, format!("<title>Page</title><script>{script}</script>{content}")).unwrap();
+    let mut command = gate.command("firefox-esr");
+    command.arg(format!("file://{}", page.display())).env("HOME", &display.dir).env("LOGNAME", &user);
+    command.env("MOZ_DISABLE_CONTENT_SANDBOX", "1").env("XDG_RUNTIME_DIR", &display.dir).stdout(Stdio::null());
+    let _browser = Running(command.spawn().expect("firefox-esr is installed"));
+    let window = appears(&mut display, "[ff] Page");
+    until("the page is drawn", || pixels(&mut display, window, [0x9b, 0x57, 0x13]) > 10_000);
+    xdotool(&display, &["type", "abc"]);
+    until("it is typed into", || !titled(&mut display.admin, "[ff] Pageabc").is_empty());
+    let asked = display.admin.atom("_MOZILLA_COMMANDLINE");
+    assert!(display.admin.text(other, asked).unwrap().is_empty(), "the other one is left alone");
+}
+
+/// How many of a window's pixels have a colour: blue, green, red.
+fn pixels(display: &mut Display, window: u32, colour: [u8; 3]) -> usize {
+    let size = display.admin.ask(14, 0, &[window]).unwrap();
+    let picture = display.admin.ask(73, 2, &[window, 0, crate::x::u32_at(&size, 16), !0]).unwrap_or_default();
+    picture.get(32..).unwrap_or_default().chunks_exact(4).filter(|pixel| pixel[..3] == colour).count()
 }
 
 /// A window of the container that has the keyboard: the person works in it.

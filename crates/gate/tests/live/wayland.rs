@@ -302,6 +302,9 @@ fn wayland_programs_are_shown_as_the_containers() {
         let _running = Running(place.inside(program).args(arguments).stdout(Stdio::null()).spawn().unwrap());
         let title = if arguments.is_empty() { "\"[ff]" } else { "\"[ff] shell\"" };
         until(&format!("{program} has a window"), || place.windows().contains(title));
+        if program == "foot" {
+            assert!(place.windows().contains("\"lazaret-ff-foot\""), "it says whose it is");
+        }
         until(&format!("{program} has drawn"), || place.colours() > before + 2);
     }
     until("all windows are gone", || !place.windows().contains("[ff]"));

@@ -20,7 +20,8 @@ pub(super) fn wanted(order: Order, input: &[u8], extra: usize, size: usize, cont
     }
     let property = order.u32(input, extra + 8);
     let ours = is_title(property, container)
-        || [fixed::WM_CLIENT_MACHINE, fixed::WM_TRANSIENT_FOR, container.atom(Known::WindowType)].contains(&property);
+        || [fixed::WM_CLASS, fixed::WM_CLIENT_MACHINE, fixed::WM_TRANSIENT_FOR, container.atom(Known::WindowType)]
+            .contains(&property);
     ours.then_some(size.min(HEAD + MOST_TITLE))
 }
 
@@ -65,6 +66,11 @@ impl Filter {
             return Decision::Ignore;
         }
         match property {
+            fixed::WM_CLASS if format == 8 => {
+                let class = classed(value, &container.name);
+                Decision::Replace(set_bytes(order, window, property, fixed::STRING, &class))
+            }
+            fixed::WM_CLASS => Decision::Ignore,
             fixed::WM_CLIENT_MACHINE => {
                 Decision::Replace(set_bytes(order, window, property, fixed::STRING, container.name.as_bytes()))
             }
@@ -109,6 +115,22 @@ impl Filter {
         }
         Decision::Edit(edited, None)
     }
+}
+
+/// What kind of program it is (ICCCM 4.1.2.5: an instance and a class, each with a zero behind it), as one of the
+/// container's: desktops group windows by it, and show the person's own program's picture with those of its class.
+fn classed(value: &[u8], container: &str) -> Vec<u8> {
+    let prefix = crate::class_prefix(container);
+    let names = value.split(|byte| *byte == 0).chain([&b""[..]; 2]).take(2);
+    let mut class = Vec::new();
+    for name in names {
+        // A program that reads its class and sets it again.
+        let name = name.strip_prefix(prefix.as_bytes()).unwrap_or(name);
+        class.extend(prefix.bytes());
+        class.extend(name.iter().filter(|byte| **byte >= b' ' && **byte != 0x7f));
+        class.push(0);
+    }
+    class
 }
 
 /// The title with the container's name before it, and without what would change how that is read.
