@@ -31,6 +31,9 @@ pub enum Display {
     None,
     /// Through a gate: they can't watch or steer what is not theirs.
     Isolated,
+    /// On a server of the container's own, in one window: for programs that need what an X server that distrusts them
+    /// does not give.
+    Nested,
     /// As the person's own programs do: all of the session is theirs to watch and to steer.
     Trusted,
 }
@@ -67,7 +70,7 @@ impl Sound {
 }
 
 pub(crate) const SOUND_WORDS: &[&str] = &["off", "play", "play+record"];
-pub(crate) const DISPLAY_WORDS: &[&str] = &["none", "isolated", "trusted"];
+pub(crate) const DISPLAY_WORDS: &[&str] = &["none", "isolated", "nested", "trusted"];
 pub(crate) const CLIPBOARD_WORDS: &[&str] = &["off", "out", "both"];
 
 impl FromStr for Display {
@@ -77,9 +80,10 @@ impl FromStr for Display {
         match text {
             "none" => Ok(Display::None),
             "isolated" => Ok(Display::Isolated),
+            "nested" => Ok(Display::Nested),
             "trusted" => Ok(Display::Trusted),
             _ => {
-                let choice = || "write \"none\", \"isolated\" or \"trusted\"".into();
+                let choice = || "write \"none\", \"isolated\", \"nested\" or \"trusted\"".into();
                 let hint = did_you_mean(text, DISPLAY_WORDS.iter().copied(), choice);
                 Err(invalid(format!("unknown level {}", quoted(text)), hint))
             }
@@ -92,6 +96,7 @@ impl fmt::Display for Display {
         f.pad(match self {
             Display::None => "none",
             Display::Isolated => "isolated",
+            Display::Nested => "nested",
             Display::Trusted => "trusted",
         })
     }

@@ -915,7 +915,7 @@ const TABLE: &[Key] = &[
         shape: "a level",
         default: "\"none\"",
         live: false,
-        doc: "How programs draw on the person's screen: \"none\", \"isolated\" (through a gate) or \"trusted\" (they see and steer all of it).",
+        doc: "How programs draw on the person's screen: \"none\", \"isolated\" (through a gate), \"nested\" (on a server of their own, in one window: for GTK 4, GLX or XInput on an X server) or \"trusted\" (they see and steer all of it).",
         example: "display = \"isolated\"",
         form: Form::Text,
         words: DISPLAY_WORDS,

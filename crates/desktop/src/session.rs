@@ -37,7 +37,8 @@ impl Session {
     pub fn find(person: Person, variable: impl Fn(&str) -> Option<String>) -> Session {
         let given = wanted().filter_map(|name| Some((name.to_owned(), variable(name)?)));
         let mut variables: BTreeMap<_, _> = given.filter(|(_, value)| !value.is_empty()).collect();
-        if !variables.contains_key("DISPLAY") && person.uid != 0 {
+        let has_screen = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| variables.contains_key(*name));
+        if !has_screen && person.uid != 0 {
             let found = most_common(environments(person.uid));
             // Half of one session and half of another would fit nowhere.
             variables.retain(|name, _| name != "XAUTHORITY");
@@ -62,18 +63,30 @@ impl Session {
         if let Some(display) = self.variable("DISPLAY") {
             return Display::parse(display);
         }
-        let missing = |what: String, hint: &str| Err(error(what).kind(Kind::Missing).hint(hint));
         let name = &self.person.name;
-        match self.variable("WAYLAND_DISPLAY") {
-            Some(_) => missing(
-                format!("the session of `{name}` has a Wayland display, but no X display"),
-                "switch on Xwayland in its settings, or log in to a session on X",
-            ),
-            None => missing(
-                format!("`{name}` has no graphical session here: DISPLAY is not set, and no process of theirs has it"),
-                "type it in a terminal of the session, as `sudo -E lazaret app …`",
-            ),
-        }
+        let what = match self.variable("WAYLAND_DISPLAY") {
+            Some(_) => format!("the session of `{name}` has a Wayland display that is not there, and no X display"),
+            None => {
+                format!("`{name}` has no graphical session here: DISPLAY is not set, and no process of theirs has it")
+            }
+        };
+        let hint = "type it in a terminal of the session, as `sudo -E lazaret app …`";
+        Err(error(what).kind(Kind::Missing).hint(hint))
+    }
+
+    /// The socket of the Wayland compositor, if the session has one (wl_display_connect(3)).
+    pub fn wayland(&self) -> Option<PathBuf> {
+        let name = self.variable("WAYLAND_DISPLAY")?;
+        // An absolute name is taken as it is.
+        Some(self.runtime_directory().join(name)).filter(|path| path.is_absolute())
+    }
+
+    /// Where sockets of the session lie.
+    fn runtime_directory(&self) -> PathBuf {
+        let own = self.variable("XDG_RUNTIME_DIR").map(PathBuf::from);
+        // sudo keeps the person's variable sometimes, and sometimes has root's.
+        let own = own.filter(|dir| dir.ends_with(self.person.uid.to_string()) || !dir.starts_with("/run/user"));
+        own.unwrap_or_else(|| PathBuf::from(format!("/run/user/{}", self.person.uid)))
     }
 
     /// Where the credentials for the display are.
@@ -93,11 +106,7 @@ impl Session {
             let path = server.strip_prefix("unix:").unwrap_or(server);
             return Some(PathBuf::from(path)).filter(|path| path.is_absolute());
         }
-        let own = self.variable("XDG_RUNTIME_DIR").map(PathBuf::from);
-        // sudo keeps the person's variable sometimes, and sometimes has root's.
-        let own = own.filter(|dir| dir.ends_with(self.person.uid.to_string()) || !dir.starts_with("/run/user"));
-        let dir = own.unwrap_or_else(|| PathBuf::from(format!("/run/user/{}", self.person.uid)));
-        Some(dir.join("pulse/native")).filter(|path| path.is_absolute())
+        Some(self.runtime_directory().join("pulse/native")).filter(|path| path.is_absolute())
     }
 }
 
@@ -114,7 +123,8 @@ fn environments(uid: u32) -> Vec<BTreeMap<String, String>> {
         }
         let text = read_bounded(File::open(path.join("environ")).ok()?, LONGEST_ENVIRONMENT).ok()?;
         let environment = parse(&text);
-        environment.contains_key("DISPLAY").then_some(environment)
+        let has_screen = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| environment.contains_key(*name));
+        has_screen.then_some(environment)
     };
     fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(of).collect()
 }
@@ -127,7 +137,9 @@ fn parse(text: &[u8]) -> BTreeMap<String, String> {
 
 /// The environment whose display and credentials most others have, too. Of several that say so, the richest.
 fn most_common(all: Vec<BTreeMap<String, String>>) -> BTreeMap<String, String> {
-    let session = |one: &BTreeMap<String, String>| (one.get("DISPLAY").cloned(), one.get("XAUTHORITY").cloned());
+    let session = |one: &BTreeMap<String, String>| {
+        ["DISPLAY", "XAUTHORITY", "WAYLAND_DISPLAY"].map(|name| one.get(name).cloned())
+    };
     let votes = |one: &BTreeMap<String, String>| all.iter().filter(|other| session(other) == session(one)).count();
     all.iter().max_by_key(|one| (votes(one), one.len())).cloned().unwrap_or_default()
 }
@@ -170,6 +182,16 @@ mod tests {
         assert!(e.to_string().contains("DISPLAY") && e.advice().unwrap().contains("sudo -E"), "{e}");
         let e = of(&[("WAYLAND_DISPLAY", "wayland-0")]).display().unwrap_err();
         assert!(e.to_string().contains("Wayland"), "{e}");
+    }
+
+    #[test]
+    fn a_compositor_is_where_its_library_looks_for_it() {
+        let socket = |pairs| of(pairs).wayland().map(|path| path.display().to_string());
+        assert_eq!(socket(&[]), None);
+        let usual = format!("/run/user/{}/wayland-1", u32::MAX - 7);
+        assert_eq!(socket(&[("WAYLAND_DISPLAY", "wayland-1")]).as_deref(), Some(&*usual));
+        assert_eq!(socket(&[("WAYLAND_DISPLAY", "w"), ("XDG_RUNTIME_DIR", "/x")]).as_deref(), Some("/x/w"));
+        assert_eq!(socket(&[("WAYLAND_DISPLAY", "/y/w"), ("XDG_RUNTIME_DIR", "/x")]).as_deref(), Some("/y/w"));
     }
 
     #[test]

@@ -392,7 +392,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn where_it_is_cut_makes_no_difference(which in 0..CAPTURES.len(), cuts in prop::collection::vec(1usize..64, 1..40)) {
+    fn where_it_is_cut_makes_no_difference(
+        which in 0..CAPTURES.len(),
+        cuts in prop::collection::vec(1usize..64, 1..40),
+    ) {
         let mut whole = Wire::new(Clipboard::Out);
         let mut cut = Wire::new(Clipboard::Out);
         let mut at = 0;
@@ -416,7 +419,7 @@ proptest! {
     #[test]
     fn changed_conversations_do_no_harm(
         which in 0..CAPTURES.len(),
-        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..20),
+        changes in prop::collection::vec(any::<(prop::sample::Index, prop::sample::Index, u8)>(), 1..20),
         drop_fds in any::<bool>(),
     ) {
         let mut all = pieces(CAPTURES[which]);
@@ -450,7 +453,11 @@ proptest! {
     }
 
     #[test]
-    fn noise_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..600), fds in 0usize..40, client in any::<bool>()) {
+    fn noise_never_panics(
+        bytes in prop::collection::vec(any::<u8>(), 0..600),
+        fds in 0usize..40,
+        client in any::<bool>(),
+    ) {
         let mut wire = introduced(Clipboard::Out, &[("wl_compositor", 6), ("wl_shm", 1)]);
         wire.give(client, &bytes, fds);
     }

@@ -19,6 +19,10 @@ use crate::recover::recover_locked;
 use crate::start::start_if_stopped;
 use crate::store::{DOOR, Record, Store};
 
+mod failure;
+mod inner;
+use failure::Overheard;
+
 /// Where programs look for X servers (X(7)).
 const X11: &str = "/tmp/.X11-unix";
 /// Names of locales stand in the first part of glibc's archive of them (locale/locarchive.h).
@@ -58,23 +62,29 @@ pub fn app(
         return Err(no_display(name, "set"));
     }
     // Without a session there is no need to start anything.
-    app.session.display()?;
+    let level = store.document(name)?.config().desktop.display;
+    if !has_compositor(app.session) {
+        app.session.display()?;
+        if level == Display::Nested {
+            gate::installed()?;
+        }
+    }
     let begins = start_if_stopped(store, name, &variable, say)?;
-    let (running, plays) = {
+    let (running, screens, plays) = {
         let _lock = store.lock(name)?;
         recover_locked(store, name)?;
         let running = running(store, name)?;
         if running.config.desktop.display == Display::None {
             return Err(no_display(name, "restart"));
         }
-        gate::ensure(store, name, &running, app.session)?;
+        let screens = screens(store, name, &running, app.session, &variable)?;
         // A program is shown without sound rather than not at all.
         let plays = running.config.desktop.sound.plays()
             && gate::ensure_sound(store, name, &running, app.session).unwrap_or_else(|e| {
                 say(&format!("there is no sound: {e}"));
                 false
             });
-        (running, plays)
+        (running, screens, plays)
     };
     let root = root_of(&running);
     let knows = |locale: &str| root.as_ref().is_ok_and(|root| has_locale(root.as_fd(), locale));
@@ -88,13 +98,22 @@ pub fn app(
     let command = attach::Command {
         words: words.clone(),
         user: running.config.desktop.user.as_ref().map(ToString::to_string),
-        environment: environment(app, &running, plays, knows),
+        environment: environment(app, &running, screens, plays, knows),
         runtime_directory: true,
         ..attach::Command::default()
     };
     let ran = match app.detach {
         true => exec::begin(store, name, &command, &variable).map(|()| None),
-        false => exec::exec(store, name, &command, stdio, &variable).map(Some),
+        false => {
+            let mut heard = Overheard::default();
+            let ended = exec::exec_beside(store, name, &command, stdio, &variable, Some(&mut heard));
+            let program = words.first().map_or("", String::as_str);
+            let failed = ended.as_ref().is_ok_and(|ended| ended.status() != 0);
+            let level = running.config.desktop.display;
+            let advice = failed.then(|| failure::advice(name, program, level, screens, &heard.text())).flatten();
+            advice.into_iter().for_each(|advice| say(&advice));
+            ended.map(Some)
+        }
     };
     ran.map_err(|e| explained(e, name, &words, root))
 }
@@ -107,12 +126,60 @@ pub(crate) fn no_display(name: &Name, act: &str) -> Error {
     error(format!("`{name}` has no display")).kind(Kind::Invalid).hint(hint)
 }
 
+/// What a program can be shown on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Screens {
+    wayland: bool,
+    /// The number of an X display.
+    x11: Option<u32>,
+}
+
+fn has_compositor(session: &Session) -> bool {
+    // Root has no business on a compositor; see the gate.
+    session.person.uid != 0 && session.wayland().is_some_and(|socket| std::fs::symlink_metadata(socket).is_ok())
+}
+
+/// Opens what the session has: both doors where there are two.
+fn screens(
+    store: &Store,
+    name: &Name,
+    running: &Running,
+    session: &Session,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Screens> {
+    let wayland = gate::ensure_wayland(store, name, running, session)?;
+    let x11 = match (wayland, running.config.desktop.display) {
+        (false, _) => true,
+        // The server beside a compositor is Xwayland, which trusts all alike; X programs go without it.
+        (true, Display::Isolated) => gate::can_isolate(session),
+        (true, Display::Nested) if session.display().is_err() || gate::installed().is_err() => {
+            inner::ensure(store, name, running, variable)?;
+            return Ok(Screens { wayland, x11: Some(inner::DISPLAY) });
+        }
+        (true, _) => session.display().is_ok(),
+    };
+    if x11 {
+        gate::ensure(store, name, running, session)?;
+    }
+    Ok(Screens { wayland, x11: x11.then_some(gate::DISPLAY) })
+}
+
 /// Variables of a program of the desktop. What the configuration says counts before what follows from the session.
-fn environment(app: &App<'_>, running: &Running, plays: bool, knows: impl Fn(&str) -> bool) -> Vec<(String, String)> {
-    let mut all = vec![("DISPLAY".to_owned(), format!(":{}", gate::DISPLAY))];
+fn environment(
+    app: &App<'_>,
+    running: &Running,
+    screens: Screens,
+    plays: bool,
+    knows: impl Fn(&str) -> bool,
+) -> Vec<(String, String)> {
+    let mut all: Vec<(String, String)> = Vec::new();
+    all.extend(screens.x11.map(|number| ("DISPLAY".to_owned(), format!(":{number}"))));
+    if screens.wayland {
+        all.extend(gate::variables().map(|(name, value)| (name.to_owned(), value)));
+    }
     // There is no accessibility bus, which programs of GTK would wait for.
     all.push(("NO_AT_BRIDGE".into(), "1".into()));
-    if running.config.desktop.display == Display::Trusted {
+    if matches!(running.config.desktop.display, Display::Trusted | Display::Nested) {
         // Ids of System V's shared memory mean other segments to the server, or none.
         all.extend(["QT_X11_NO_MITSHM", "_X11_NO_MITSHM"].map(|name| (name.to_owned(), "1".to_owned())));
     }

@@ -13,8 +13,8 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use serde::Serialize;
 use std::os::fd::AsFd;
 
-use crate::ids;
 use crate::store::{Store, open_tree};
+use crate::{gate, ids};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -59,6 +59,7 @@ pub fn examine(store: &Store) -> Result<Vec<Check>> {
     checks.push(label());
     checks.extend(subordinate_ids(store)?);
     checks.extend(network::examine(store));
+    checks.push(nested());
     checks.push(leftovers(store)?);
     Ok(checks)
 }
@@ -88,6 +89,19 @@ fn root() -> Check {
             Grade::Bad,
             "not root",
             "run it with sudo: only root can make containers with ids of their own",
+        ),
+    }
+}
+
+/// The X server that containers with `display = "nested"` have.
+fn nested() -> Check {
+    match gate::installed() {
+        Ok(path) => good("nested displays", format!("`{}`", path.display())),
+        Err(e) => worse(
+            "nested displays",
+            Grade::Lacking,
+            format!("{e}; containers with desktop.display=nested need it on an X session"),
+            e.advice().unwrap_or_default(),
         ),
     }
 }

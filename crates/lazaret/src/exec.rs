@@ -17,7 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
 use crate::keeper::Ended;
-use crate::relay::{self, Ends};
+use crate::relay::{self, Beside, Ends};
 use crate::store::{Phase, RunState, Store};
 use crate::{process, start, term};
 
@@ -87,6 +87,18 @@ pub fn exec(
     stdio: [BorrowedFd<'_>; 3],
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Ended> {
+    exec_beside(store, name, command, stdio, variable, None)
+}
+
+/// The same, with an ear or a hand for something else meanwhile.
+pub(crate) fn exec_beside(
+    store: &Store,
+    name: &Name,
+    command: &Command,
+    stdio: [BorrowedFd<'_>; 3],
+    variable: impl Fn(&str) -> Option<String>,
+    beside: Option<&mut dyn Beside>,
+) -> Result<Ended> {
     let running = awake(store, name)?;
     let with_terminal = relay::wants_terminal(stdio);
     let term = if with_terminal { variable("TERM") } else { None };
@@ -102,13 +114,13 @@ pub fn exec(
         let ours = attach::Stdio::Terminal(relay::window(stdio[0]));
         let Attached { child, terminal } = attach::attach(&target, &command, ours, heard)?;
         return match terminal {
-            Some(terminal) => relay::terminal(child.pidfd.as_fd(), stdio[0], stdio[1], terminal, signals, None),
+            Some(terminal) => relay::terminal(child.pidfd.as_fd(), stdio[0], stdio[1], terminal, signals, beside),
             None => Ended::of(child.pidfd.as_fd()),
         };
     }
     let ends = Ends::of(stdio)?;
     let attached = attach::attach(&target, &command, attach::Stdio::Given(ends.for_command()), heard)?;
-    ends.serve(attached.child.pidfd.as_fd(), signals, None)
+    ends.serve(attached.child.pidfd.as_fd(), signals, beside)
 }
 
 /// Begins a command with these three as they are, none of which is a terminal. What comes in on `signals` meanwhile is

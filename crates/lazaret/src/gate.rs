@@ -15,7 +15,7 @@ use lazaret_config::{Clipboard, Display, Name, Sound};
 use lazaret_desktop::Session;
 use lazaret_gate::pulse;
 use lazaret_gate::x11::cookie::Trust;
-use lazaret_gate::x11::{self, Cookie, Ends, Identity, Server, Settings, authority};
+use lazaret_gate::x11::{self, Confinement, Cookie, Ends, Identity, Server, Settings, Sight, authority};
 use lazaret_sys::local::{self, address_in, receive_along, send_along};
 use lazaret_sys::process::{close_from, set_command_line};
 use rustix::fs::{AtFlags, Mode, renameat, unlinkat};
@@ -27,6 +27,13 @@ use serde::{Deserialize, Serialize};
 use crate::exec::Running;
 use crate::store::Store;
 use crate::{personal, process};
+
+mod nested;
+mod wayland;
+
+pub(crate) use nested::installed;
+pub use wayland::{Compositor, WaylandGate, look_wayland};
+pub(crate) use wayland::{ensure_wayland, variables};
 
 /// The word by which our own program becomes a gate.
 pub const SERVICE: &str = "gate";
@@ -60,6 +67,9 @@ pub struct Shown {
     pub uid: u32,
     /// Whether the server trusts the programs behind it.
     pub trusted: bool,
+    /// The server is the container's own, in a window of the session's.
+    #[serde(default)]
+    pub nested: bool,
 }
 
 /// Where a gate for sound leads.
@@ -86,6 +96,7 @@ struct Order {
 #[derive(Debug, Serialize, Deserialize)]
 enum Purpose {
     Screen { credential: String, trusted: bool, clipboard: String },
+    Wayland { trusted: bool, clipboard: String },
     Sound { microphone: bool },
 }
 
@@ -102,6 +113,9 @@ const PULSE: &str = "native";
 ///
 /// Where the session has no display that can be used, or the container's programs are on another one.
 pub(crate) fn ensure(store: &Store, name: &Name, running: &Running, session: &Session) -> Result<()> {
+    if running.config.desktop.display == Display::Nested {
+        return ensure_nested(store, name, running, session);
+    }
     let display = session.display()?;
     if std::fs::symlink_metadata(display.socket()).is_err() {
         return Err(error(format!("no X server is on display :{}", display.number))
@@ -118,7 +132,7 @@ pub(crate) fn ensure(store: &Store, name: &Name, running: &Running, session: &Se
     let number = display.number;
     let trusted = running.config.desktop.display == Display::Trusted;
     let (socket, person) = (display.socket(), person.name.clone());
-    let shown = Shown { display: format!(":{number}"), socket, person, uid, trusted };
+    let shown = Shown { display: format!(":{number}"), socket, person, uid, trusted, nested: false };
     if let Some(mut line) = call(store, name)? {
         if store.gate_record(name)?.as_ref() == Some(&shown) {
             line.ask(&format!("credential {digits}"))?;
@@ -135,6 +149,40 @@ pub(crate) fn ensure(store: &Store, name: &Name, running: &Running, session: &Se
     begin(store, name, running, &order).context("beginning the gate to the X server")?;
     let mut line = call(store, name)?.ok_or_else(|| error("the gate to the X server has ended at once"))?;
     line.ask("open").map(drop)
+}
+
+/// The same for a server of the container's own, which is begun if there is none.
+fn ensure_nested(store: &Store, name: &Name, running: &Running, session: &Session) -> Result<()> {
+    if let Some(mut line) = call(store, name)? {
+        // Whose window was closed has ended, and its programs with it.
+        if line.ask("open").is_ok() {
+            return Ok(());
+        }
+        line.stop();
+    }
+    let server = nested::begin(name, session)?;
+    let display = lazaret_desktop::Display { number: server.number };
+    let person = &session.person;
+    let (uid, gid) = if person.uid == 0 { (NOBODY_ELSE, NOBODY_ELSE) } else { (person.uid, person.gid) };
+    let (socket, person) = (display.socket(), person.name.clone());
+    let shown = Shown { display: format!(":{}", server.number), socket, person, uid, trusted: true, nested: true };
+    let clipboard = running.config.desktop.clipboard.to_string();
+    let purpose = Purpose::Screen { credential: hex(&server.cookie), trusted: true, clipboard };
+    let order = Order { name: name.to_string(), socket: shown.socket.clone(), uid, gid, purpose };
+    store.write_gate_record(name, &shown)?;
+    begin(store, name, running, &order).context("beginning the gate to the nested X server")?;
+    let mut line = call(store, name)?.ok_or_else(|| error("the gate to the nested X server has ended at once"))?;
+    line.ask("open").map(drop)
+}
+
+/// Whether the session's X server can keep programs from each other. Xwayland can't.
+pub(crate) fn can_isolate(session: &Session) -> bool {
+    let isolates = || -> Result<bool> {
+        let display = session.display()?;
+        let credential = credential(session, display.number)?;
+        x11::cookie::is_offered(&Server { socket: display.socket(), credential })
+    };
+    isolates().unwrap_or(false)
 }
 
 /// Sees to it that a container has a gate to the session's sound server. False where there is no such server.
@@ -217,27 +265,34 @@ fn refuse_to_move(name: &Name, line: &mut Line, shown: Option<Shown>) -> Result<
     }
 }
 
-/// Has the session's clipboard, as it is now, be what programs inside paste.
+/// Has the session's clipboard, as it is now, be what programs inside paste. True where they can do so when the person
+/// turns to one of them within a minute: a compositor shows its clipboard to whoever has the keyboard.
 ///
 /// # Errors
 ///
 /// [`Kind::Stopped`] where no program of the container is on a screen; what the gate says, if there is nothing.
-pub fn paste(store: &Store, name: &Name) -> Result<()> {
+pub fn paste(store: &Store, name: &Name) -> Result<bool> {
     crate::exec::running(store, name)?;
     let nobody = || {
         error(format!("no program of `{name}` is on the screen"))
             .kind(Kind::Stopped)
             .hint(format!("begin one: lazaret app {name} PROGRAM"))
     };
-    call(store, name)?.ok_or_else(nobody)?.ask("paste").map(drop)
+    let (x11, wayland) = (call(store, name)?, call_at(store, name, wayland::CALLS)?);
+    let pasted = x11.map(|mut line| line.ask("paste"));
+    match wayland {
+        // What the X server does not have, the compositor may.
+        Some(mut line) => Ok(line.ask("paste")? == "ok later"),
+        None => pasted.ok_or_else(nobody)?.map(|_| false),
+    }
 }
 
 /// Tells a gate, if there is one, what the clipboard does from now on.
 pub(crate) fn change(store: &Store, name: &Name, clipboard: Clipboard) -> Result<()> {
-    match call(store, name)? {
-        Some(mut line) => line.ask(&format!("clipboard {clipboard}")).map(drop),
-        None => Ok(()),
+    for mut line in [call(store, name)?, call_at(store, name, wayland::CALLS)?].into_iter().flatten() {
+        line.ask(&format!("clipboard {clipboard}"))?;
     }
+    Ok(())
 }
 
 /// A gate at work.
@@ -263,12 +318,14 @@ pub fn look(store: &Store, name: &Name) -> Result<Option<Gate>> {
     }))
 }
 
-/// Ends both gates, if they are there, and waits until the cookie is revoked. Without a keeper it ends by itself.
+/// Ends all gates, if they are there, and waits until the cookie is revoked. Without a keeper it ends by itself.
 pub(crate) fn end(store: &Store, name: &Name) {
     silence(store, name);
     // Whom nobody can call has ended, or does so now.
-    if let Ok(Some(line)) = call(store, name) {
-        line.stop();
+    for at in [SCREEN, wayland::CALLS] {
+        if let Ok(Some(line)) = call_at(store, name, at) {
+            line.stop();
+        }
     }
 }
 
@@ -337,6 +394,7 @@ fn begin(store: &Store, name: &Name, running: &Running, order: &Order) -> Result
     let life = keeper(store, name, running)?;
     let (calls, dir, programs) = match order.purpose {
         Purpose::Screen { .. } => (SCREEN, store.session_x11(name)?, format!("X{DISPLAY}")),
+        Purpose::Wayland { .. } => (wayland::CALLS, store.session_door(name)?, wayland::SOCKET.to_owned()),
         Purpose::Sound { .. } => (SOUND, store.session_pulse(name)?, PULSE.to_owned()),
     };
     let calls = listen_at(store.control_dir(name)?.as_fd(), calls, 0o600)?;
@@ -423,10 +481,23 @@ pub fn serve() -> i32 {
     }
 }
 
-fn serve_until_the_end(order: Order, ends: &Ends, server: PathBuf) -> Result<()> {
+fn serve_until_the_end(order: Order, ends: &Ends, walls: Confinement) -> Result<()> {
+    let server = walls.socket;
     match order.purpose {
         Purpose::Sound { microphone } => {
             pulse::serve(ends, pulse::Settings { server, connections: MOST_PLAYERS, microphone })
+        }
+        Purpose::Wayland { trusted, clipboard } => {
+            let settings = lazaret_gate::wayland::Settings {
+                name: order.name,
+                server,
+                trusted,
+                clipboard: x11::Clipboard::parse(&clipboard).unwrap_or_default(),
+                connections: wayland::MOST_CONNECTIONS,
+                descriptors: walls.descriptors,
+                alone: walls.alone,
+            };
+            lazaret_gate::wayland::serve(ends, settings)
         }
         Purpose::Screen { credential, trusted, clipboard } => {
             let settings = Settings {
@@ -453,9 +524,14 @@ fn hear(line: BorrowedFd<'_>) -> Result<(Order, Ends)> {
     }
 }
 
-/// Gives up everything but what a gate needs. The server's socket comes back as it is named from then on.
-fn become_gate(order: &Order) -> Result<PathBuf> {
+/// Gives up everything but what a gate needs. What is left comes back.
+fn become_gate(order: &Order) -> Result<Confinement> {
     // For process lists; where it can't be changed they show how it was called.
     let _ = set_command_line(&["lazaret", SERVICE, &order.name]);
-    Ok(x11::confine(&order.socket, x11::Sight::Directory, Some(Identity { uid: order.uid, gid: order.gid }))?.socket)
+    let sight = match order.purpose {
+        // Beside a compositor's socket lie the session's bus and its kin.
+        Purpose::Wayland { .. } => Sight::Socket,
+        _ => Sight::Directory,
+    };
+    x11::confine(&order.socket, sight, Some(Identity { uid: order.uid, gid: order.gid }))
 }

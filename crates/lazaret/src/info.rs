@@ -262,6 +262,8 @@ pub struct Info {
     pub shares: Vec<share::Line>,
     /// Where its programs are shown, if some have been.
     pub gate: Option<gate::Gate>,
+    /// The same for those that speak Wayland.
+    pub wayland: Option<gate::WaylandGate>,
     /// Devices of the host that it may use.
     pub devices: Vec<device::Line>,
     /// Its programs' way to the sound server, if there is one now.
@@ -319,6 +321,7 @@ pub fn info(store: &Store, name: &Name) -> Result<Info> {
         gate: with_gates.and_then(|_| gate::look(store, name).ok().flatten()),
         hearing,
         microphone,
+        wayland: with_gates.and_then(|_| gate::look_wayland(store, name).ok().flatten()),
         config,
         at_next_start,
         notes: run.map(|run| run.notes).unwrap_or_default(),
@@ -370,7 +373,7 @@ fn desktop_openings(desktop: &Desktop) -> Vec<String> {
     let mut openings = Vec::new();
     match desktop.display {
         Display::None => return openings,
-        Display::Isolated => {}
+        Display::Isolated | Display::Nested => {}
         Display::Trusted => openings.push("trusted with the display: it sees and steers the whole session".into()),
     }
     if desktop.clipboard == Clipboard::Both {

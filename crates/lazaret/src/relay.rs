@@ -171,7 +171,7 @@ pub fn signals() -> Result<OwnedFd> {
     Ok(signal::watch(&watched)?)
 }
 
-/// What is seen to while a command runs and has nothing to do with it.
+/// What is seen to while a command runs.
 pub trait Beside {
     /// What it waits for.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
@@ -179,6 +179,8 @@ pub trait Beside {
     fn until_due(&self) -> Option<Duration>;
     /// It is ready, or it is time.
     fn see_to_it(&mut self);
+    /// What the command says, where it passes through our hands: on terminals.
+    fn overhear(&mut self, _bytes: &[u8]) {}
 }
 
 /// The loop of all of them.
@@ -210,7 +212,11 @@ fn session(
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
         for (index, _) in at.iter().zip(&ready[fixed..]).filter(|(_, ready)| **ready) {
-            pumps[*index].work();
+            pumps[*index].work(&mut |bytes| {
+                if let Some(beside) = beside.as_mut() {
+                    beside.overhear(bytes);
+                }
+            });
         }
         if let Some(beside) = beside.as_mut().filter(|_| ready[2..fixed].contains(&true) || due.is_some()) {
             beside.see_to_it();
@@ -227,7 +233,13 @@ fn session(
         }
         if ready[0] {
             let ended = Ended::of(child)?;
-            pumps.iter_mut().for_each(Pump::finish);
+            for pump in &mut pumps {
+                pump.finish(&mut |bytes| {
+                    if let Some(beside) = beside.as_mut() {
+                        beside.overhear(bytes);
+                    }
+                });
+            }
             return Ok(ended);
         }
     }
@@ -245,11 +257,16 @@ impl Pump<'_> {
     }
 
     /// Reads if nothing waits, then writes what it can.
-    fn work(&mut self) {
+    fn work(&mut self, heard: &mut dyn FnMut(&[u8])) {
         if self.waiting.is_empty() && !self.ended {
             let mut bytes = [0u8; 65536];
             match rustix::io::read(&self.from, &mut bytes) {
-                Ok(n @ 1..) => self.waiting.extend(&bytes[..n]),
+                Ok(n @ 1..) => {
+                    self.waiting.extend(&bytes[..n]);
+                    if matches!(self.from, Side::Ours(_)) {
+                        heard(&bytes[..n]);
+                    }
+                }
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 // EIO: a terminal whose other end is closed.
                 Ok(_) | Err(_) => self.ended = true,
@@ -280,7 +297,7 @@ impl Pump<'_> {
     ///
     /// What a pipe or a terminal holds is far less than the bound, which is for those who live on in the
     /// background and never fall silent.
-    fn finish(&mut self) {
+    fn finish(&mut self, heard: &mut dyn FnMut(&[u8])) {
         const BOUND: usize = 1 << 20;
         if matches!(self.from, Side::Callers(_)) {
             return;
@@ -293,6 +310,7 @@ impl Pump<'_> {
                 Ok(n @ 1..) => {
                     read += n;
                     self.waiting.extend(&bytes[..n]);
+                    heard(&bytes[..n]);
                 }
                 _ => self.ended = true,
             }

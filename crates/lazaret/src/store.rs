@@ -13,7 +13,8 @@
 //! STATE/network/           netd's: the addresses of the bridge, and each container's
 //! RUN/containers/NAME/     alive (locked by the keeper) state.json control scratch/ running.toml filter sharing.json
 //!                          devices.json
-//!                          gate gate.json sound sound.json (the gates' sockets, and where they lead)
+//!                          gate gate.json wayland wayland.json sound sound.json
+//!                               (the gates' sockets, and where they lead)
 //!                          microphone (it is switched on)
 //!                          session/ (what the container sees of a session: x11/X0 pulse/native)
 //! RUN/locks/NAME           one command at a time
@@ -856,6 +857,22 @@ impl Store {
     /// What a container sees of a session.
     pub(crate) fn session(&self, name: &Name) -> PathBuf {
         self.run_dir(name).join("session")
+    }
+
+    /// The directory that is the door itself, in which programs find their compositor.
+    pub(crate) fn session_door(&self, name: &Name) -> Result<OwnedFd> {
+        open_dir(&self.session(name))
+    }
+
+    /// Where the gate to a compositor leads.
+    pub(crate) fn wayland_record(&self, name: &Name) -> Option<crate::gate::Compositor> {
+        read_json(&self.run_dir(name).join("wayland.json")).ok()
+    }
+
+    /// Notes it.
+    pub(crate) fn write_wayland_record(&self, name: &Name, compositor: &crate::gate::Compositor) -> Result<()> {
+        let bytes = serde_json::to_vec(compositor).map_err(|e| error(e.to_string()))?;
+        write_renamed(&self.run_dir(name), "wayland.json", &bytes)
     }
 
     /// The directory of the socket on which programs find their X server.

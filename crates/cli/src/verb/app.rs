@@ -25,6 +25,10 @@ The container needs a display: `lazaret create NAME --desktop`. The program runs
 user, in your language and time zone. Its windows bear the container's name. It can't see or steer what is not \
 its own.
 
+Programs are shown on what the session has: a Wayland compositor, an X server, or both. One that fails since the \
+container's level of display is not enough for it, and says so on a terminal, is followed by a line that names the \
+level that is.
+
 The screen is that of the session in which the command is typed. What sudo has stripped of it is found again.
 
 The exit status is the program's; 125: it could not be run, 126: it is no program, 127: it was not found, 128+S: \

@@ -103,20 +103,37 @@ fn desktop_lines(info: &Info, terminal: bool) -> Vec<(&'static str, String)> {
     let level = match desktop.display {
         Display::None => return Vec::new(),
         Display::Isolated => "isolated".to_owned(),
+        Display::Nested => "nested".to_owned(),
         Display::Trusted => paint("trusted", Colour::Red, terminal),
     };
-    let mechanism = match &info.gate {
-        None => "no program is on a screen".to_owned(),
-        Some(gate) => {
-            let how = if gate.shown.trusted { "with a trusted cookie" } else { "filtered, with an untrusted cookie" };
-            let there = if gate.server { "" } else { " (gone)" };
-            let shown = &gate.shown;
-            let programs = if gate.connections == 1 { "1 connection".into() } else { format!("{} connections", gate.connections) };
-            format!("display {}{there} of {} by the X11 gate, {how}; {programs}", shown.display, shown.person)
-        }
+    let programs = |count: usize| if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") };
+    let gone = |there: bool| if there { "" } else { " (gone)" };
+    let mut mechanisms: Vec<String> = Vec::new();
+    mechanisms.extend(info.wayland.as_ref().map(|gate| {
+        let how = match (gate.compositor.trusted, gate.context) {
+            (true, _) => "unfiltered",
+            (false, true) => "filtered, and restricted by the compositor (security-context)",
+            (false, false) => "filtered",
+        };
+        let (socket, there, person) = (gate.compositor.socket.display(), gone(gate.server), &gate.compositor.person);
+        format!("compositor `{socket}`{there} of {person} by the Wayland gate, {how}; {}", programs(gate.connections))
+    }));
+    mechanisms.extend(info.gate.as_ref().map(|gate| {
+        let how = match (gate.shown.nested, gate.shown.trusted) {
+            (true, _) => "on a server of its own in a window (Xephyr)",
+            (false, true) => "with a trusted cookie",
+            (false, false) => "filtered, with an untrusted cookie",
+        };
+        let (shown, there) = (&gate.shown, gone(gate.server));
+        format!("display {}{there} of {} by the X11 gate, {how}; {}", shown.display, shown.person, programs(gate.connections))
+    }));
+    let mechanism = match mechanisms.is_empty() {
+        true => "no program is on a screen".to_owned(),
+        false => mechanisms.join("; "),
     };
     let clipboard = match desktop.clipboard {
         _ if desktop.display == Display::Trusted => paint("the session's own", Colour::Red, terminal),
+        _ if desktop.display == Display::Nested => "the window's own; closed both ways".to_owned(),
         Clipboard::Off => "closed both ways".to_owned(),
         Clipboard::Out => format!("out; in by `lazaret paste {}`", info.name),
         Clipboard::Both => paint("both ways", Colour::Red, terminal),

@@ -15,7 +15,8 @@ pub fn command(command: Command) -> Command {
         .after_help(
             "\
 What is copied inside can be pasted outside at any time. The other way it takes this command, each time: \
-programs of a container do not see what you copy.
+programs of a container do not see what you copy. On Wayland a program has the clipboard while you type into it: \
+if that is none of the container's now, it is the first one that you turn to within a minute.
 
 Examples:
   lazaret paste ff
@@ -26,6 +27,8 @@ Examples:
 
 pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode> {
     let (store, name) = (session.ready()?, name(matches)?);
-    lazaret::gate::paste(store, &name)?;
+    if lazaret::gate::paste(store, &name)? {
+        session.say(&format!("turn to a program of `{name}` within a minute, and paste"));
+    }
     Ok(ExitCode::SUCCESS)
 }

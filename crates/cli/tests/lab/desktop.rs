@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::harness::{LIMIT, Out, Running, World, bare, fixture, text, word};
 
 /// From here on up, the ids of persons outside: each has a session of their own, and nobody else has their ids.
-static NEXT_PERSON: AtomicU32 = AtomicU32::new(7001);
+pub(crate) static NEXT_PERSON: AtomicU32 = AtomicU32::new(7001);
 
 /// A person's session on an X server without a screen.
 pub struct Screen {
@@ -96,12 +96,12 @@ impl Screen {
 
     /// A container of the host's own programs, with a display.
     #[track_caller]
-    fn create(&self, world: &World, name: &str) {
+    pub(crate) fn create(&self, world: &World, name: &str) {
         self.ok(world, &["create", name, "--desktop"]);
     }
 
     /// A program of the person's own, in the session.
-    fn own(&self, program: &str, arguments: &[&str]) -> Command {
+    pub(crate) fn own(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = become_person(self.person);
         command.arg(program).args(arguments);
         command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", "/");
@@ -118,6 +118,14 @@ impl Screen {
     /// Every window's title.
     pub fn windows(&self) -> String {
         self.look("xwininfo", &["-root", "-tree"])
+    }
+
+    /// The credentials once more, as another person of the same session has them.
+    pub(crate) fn authority_for(&self, person: u32) -> PathBuf {
+        let copy = self.dir.join("authority-of-another");
+        fs::copy(self.dir.join("authority"), &copy).unwrap();
+        std::os::unix::fs::chown(&copy, Some(person), Some(person)).unwrap();
+        copy
     }
 
     /// Has the person copy something; whoever owns a clipboard has to stay.
@@ -158,7 +166,7 @@ pub fn until(what: &str, mut so: impl FnMut() -> bool) {
 }
 
 /// The gate's process, by its command line.
-fn gates(name: &str) -> Vec<i32> {
+pub(crate) fn gates(name: &str) -> Vec<i32> {
     let is_one = |pid: &i32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).replace('\0', " ").trim_end() == format!("lazaret gate {name}")

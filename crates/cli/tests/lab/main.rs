@@ -19,6 +19,7 @@ mod missing;
 mod escape;
 mod race;
 mod survive;
+mod wayland;
 
 mod device;
 mod file;

@@ -42,6 +42,16 @@ pub fn grant(server: &Server, trust: Trust) -> Result<Granted> {
     generate(&mut Link::connect(&server.socket, server.credential.as_ref())?, trust)
 }
 
+/// Whether a server makes such cookies.
+///
+/// # Errors
+///
+/// [`Kind::NotFound`] where there is no server.
+pub fn is_offered(server: &Server) -> Result<bool> {
+    let mut link = Link::connect(&server.socket, server.credential.as_ref())?;
+    Ok(link.extension(EXTENSION)?.is_some())
+}
+
 /// Makes a cookie invalid and disconnects all programs that came with it. An unknown one is no error.
 ///
 /// # Errors
