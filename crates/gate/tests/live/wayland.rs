@@ -1,6 +1,9 @@
 //! The Wayland gate between real programs and real compositors without a screen: sway, which lets whoever is connected
 //! do everything, and weston.
 
+// An example has some of it, too.
+#![allow(dead_code)]
+
 use std::fs;
 use std::io::{BufRead, BufReader, IoSlice, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -173,7 +176,10 @@ impl Gate {
             control = UnixStream::connect_addr(&calls).ok();
             control.is_some()
         });
-        Gate { process, control: BufReader::new(control.unwrap()), life, door: place.door() }
+        let mut gate = Gate { process, control: BufReader::new(control.unwrap()), life, door: place.door() };
+        // It answers when its walls stand.
+        assert!(gate.say("info").starts_with("ok"));
+        gate
     }
 
     /// A line, and the answer to it.
@@ -189,7 +195,7 @@ impl Gate {
     }
 
     /// A program that speaks for itself.
-    fn connect(&self) -> Raw {
+    pub fn connect(&self) -> Raw {
         let stream = UnixStream::connect(&self.door).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         Raw(stream)
@@ -224,15 +230,15 @@ pub fn become_gate(arguments: &[String]) {
 }
 
 /// A connection without any library.
-struct Raw(UnixStream);
+pub struct Raw(pub UnixStream);
 
 impl Raw {
-    fn send(&mut self, bytes: &[u8]) -> bool {
+    pub fn send(&mut self, bytes: &[u8]) -> bool {
         self.0.write_all(bytes).is_ok()
     }
 
     /// Sends descriptors along, as many as there are.
-    fn send_with(&mut self, bytes: &[u8], fds: &[OwnedFd]) -> bool {
+    pub fn send_with(&mut self, bytes: &[u8], fds: &[OwnedFd]) -> bool {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(200))];
         let mut buffer = SendAncillaryBuffer::new(&mut space);
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
@@ -241,7 +247,7 @@ impl Raw {
     }
 
     /// All that is said until the connection ends, or until the answer to a question with this number.
-    fn hear(&mut self, callback: Option<u32>) -> Vec<(u32, u16, Vec<u8>)> {
+    pub fn hear(&mut self, callback: Option<u32>) -> Vec<(u32, u16, Vec<u8>)> {
         let mut all = Vec::new();
         loop {
             let mut head = [0; 8];
@@ -259,12 +265,12 @@ impl Raw {
     }
 
     /// Whether it is answered.
-    fn lives(&mut self, id: u32) -> bool {
+    pub fn lives(&mut self, id: u32) -> bool {
         self.send(&message(1, 0, &[id])) && self.hear(Some(id)).last().is_some_and(|last| last.0 == id)
     }
 
     /// Name and number of everything there is, as object 2; the question is object 3.
-    fn globals(&mut self) -> Vec<(String, u32)> {
+    pub fn globals(&mut self) -> Vec<(String, u32)> {
         assert!(self.send(&[message(1, 1, &[2]), message(1, 0, &[3])].concat()));
         let all = self.hear(Some(3));
         let offers = all.iter().filter(|(object, number, _)| (*object, *number) == (2, 0));
@@ -279,7 +285,7 @@ impl Raw {
 }
 
 /// `wl_registry.bind` of version 1.
-fn bind(name: u32, interface: &str, id: u32) -> Vec<u8> {
+pub fn bind(name: u32, interface: &str, id: u32) -> Vec<u8> {
     let mut words = vec![name, interface.len() as u32 + 1];
     let mut text = interface.as_bytes().to_vec();
     text.push(0);
