@@ -48,6 +48,8 @@ const TABLE: &[(&str, &[For], &str)] = &[
     ("pipewire-pulse", &[Test], "another sound server, which speaks the same protocol"),
     ("wireplumber", &[Test], "what connects its streams to its devices"),
     ("dbus", &[Test], "the bus of a session, for the gate before it, and what the sound server above needs"),
+    ("libnotify-bin", &[Test], "shows notifications, as a program would"),
+    ("libglib2.0-bin", &[Test], "gdbus: calls whatever there is on a bus"),
     ("xterm", &[Test], "an X program that is typed into"),
     ("xclip", &[Test], "copies and pastes"),
     ("xdotool", &[Test], "types and clicks, as a person would"),

@@ -9,7 +9,7 @@ use crate::suggest::did_you_mean;
 use crate::text::{invalid, quoted};
 
 /// What a container has of the person's session: nothing, unless it is asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desktop {
     /// How programs draw on the person's screen.
     pub display: Display,
@@ -19,8 +19,26 @@ pub struct Desktop {
     pub clipboard: Clipboard,
     /// What programs do with the session's sound server.
     pub sound: Sound,
+    /// Whether programs' notifications are shown.
+    pub notifications: bool,
+    /// What becomes of addresses that programs want to have opened outside.
+    pub open_urls: OpenUrls,
     /// The user has said twice that `display = "trusted"` is meant.
     pub trusted_confirmed: bool,
+}
+
+impl Default for Desktop {
+    fn default() -> Desktop {
+        Desktop {
+            display: Display::default(),
+            user: None,
+            clipboard: Clipboard::default(),
+            sound: Sound::default(),
+            notifications: true,
+            open_urls: OpenUrls::default(),
+            trusted_confirmed: false,
+        }
+    }
 }
 
 /// How programs draw on the person's screen.
@@ -69,6 +87,19 @@ impl Sound {
     }
 }
 
+/// What becomes of addresses of the web that programs want to have opened by the person's browser.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OpenUrls {
+    /// The person is asked each time.
+    #[default]
+    Ask,
+    /// They are opened.
+    Allow,
+    /// They are not.
+    Deny,
+}
+
+pub(crate) const OPEN_URLS_WORDS: &[&str] = &["ask", "allow", "deny"];
 pub(crate) const SOUND_WORDS: &[&str] = &["off", "play", "play+record"];
 pub(crate) const DISPLAY_WORDS: &[&str] = &["none", "isolated", "nested", "trusted"];
 pub(crate) const CLIPBOARD_WORDS: &[&str] = &["off", "out", "both"];
@@ -125,6 +156,33 @@ impl fmt::Display for Clipboard {
             Clipboard::Off => "off",
             Clipboard::Out => "out",
             Clipboard::Both => "both",
+        })
+    }
+}
+
+impl FromStr for OpenUrls {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<OpenUrls, Error> {
+        match text {
+            "ask" => Ok(OpenUrls::Ask),
+            "allow" => Ok(OpenUrls::Allow),
+            "deny" => Ok(OpenUrls::Deny),
+            _ => {
+                let choice = || "write \"ask\", \"allow\" or \"deny\"".into();
+                let hint = did_you_mean(text, OPEN_URLS_WORDS.iter().copied(), choice);
+                Err(invalid(format!("unknown policy {}", quoted(text)), hint))
+            }
+        }
+    }
+}
+
+impl fmt::Display for OpenUrls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            OpenUrls::Ask => "ask",
+            OpenUrls::Allow => "allow",
+            OpenUrls::Deny => "deny",
         })
     }
 }

@@ -35,7 +35,7 @@ mod parse;
 pub use capability::Capability;
 pub use config::{Config, Init, Seccomp, live_changes};
 pub use cpu::{CpuSet, Cpus};
-pub use desktop::{Clipboard, Desktop, Display, Sound, UserName};
+pub use desktop::{Clipboard, Desktop, Display, OpenUrls, Sound, UserName};
 pub use device::{Device, Which};
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use document::Document;

@@ -7,7 +7,7 @@ use toml_edit::{Array, InlineTable, Value};
 
 use crate::capability;
 use crate::config::{Config, Init};
-use crate::desktop::{CLIPBOARD_WORDS, DISPLAY_WORDS, SOUND_WORDS};
+use crate::desktop::{CLIPBOARD_WORDS, DISPLAY_WORDS, OPEN_URLS_WORDS, SOUND_WORDS};
 use crate::diagnostic::Fault;
 use crate::given::{Given, Read, whole};
 use crate::network::MODE_WORDS;
@@ -961,6 +961,32 @@ const TABLE: &[Key] = &[
         entries: None,
         read: |config, given| given.parsed().map(|value| config.desktop.sound = value),
         write: |config| one(config.desktop.sound.to_string()),
+    },
+    Key {
+        name: "desktop.notifications",
+        shape: "true or false",
+        default: "true",
+        live: true,
+        doc: "Whether notifications of programs of the desktop are shown, with the container's name.",
+        example: "notifications = false",
+        form: Form::Flag,
+        words: FLAG_WORDS,
+        entries: None,
+        read: |config, given| given.flag().map(|value| config.desktop.notifications = value),
+        write: |config| one(config.desktop.notifications),
+    },
+    Key {
+        name: "desktop.open_urls",
+        shape: "\"ask\", \"allow\" or \"deny\"",
+        default: "\"ask\"",
+        live: true,
+        doc: "Whether addresses of the web that programs of the desktop open are opened outside: the person is asked, or not.",
+        example: "open_urls = \"allow\"",
+        form: Form::Text,
+        words: OPEN_URLS_WORDS,
+        entries: None,
+        read: |config, given| given.parsed().map(|value| config.desktop.open_urls = value),
+        write: |config| one(config.desktop.open_urls.to_string()),
     },
     Key {
         name: "desktop.trusted_confirmed",

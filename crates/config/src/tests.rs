@@ -106,6 +106,8 @@ display = "trusted"
 user = "ann"
 clipboard = "both"
 sound = "play"
+notifications = false
+open_urls = "allow"
 trusted_confirmed = true
 "#;
 
@@ -217,6 +219,8 @@ fn a_config_is_written_as_it_was_asked_for() {
     user = "ann"
     clipboard = "both"
     sound = "play"
+    notifications = false
+    open_urls = "allow"
     trusted_confirmed = true
     "#);
     assert_eq!(config(&config(FULL).to_toml()), config(FULL));

@@ -14,9 +14,19 @@ use crate::person::Person;
 /// What of an environment tells where the session is.
 const PLACE: &[&str] =
     &["DISPLAY", "XAUTHORITY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "XDG_DATA_HOME", "PULSE_SERVER"];
+/// What the person's own programs need beside, when one is begun for them.
+const OWN: &[&str] = &[
+    "BROWSER",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DESKTOP_SESSION",
+    "PATH",
+    "XDG_CURRENT_DESKTOP",
+    "XDG_DATA_DIRS",
+    "XDG_SESSION_TYPE",
+];
 /// What is taken of an environment.
 fn wanted() -> impl Iterator<Item = &'static str> {
-    [PLACE, LANGUAGE, MESSAGES, ZONE, LOOKS].into_iter().flatten().copied()
+    [PLACE, OWN, LANGUAGE, MESSAGES, ZONE, LOOKS].into_iter().flatten().copied()
 }
 
 /// An environment that is longer is cut off (`ARG_MAX` is less).
@@ -108,6 +118,39 @@ impl Session {
         }
         Some(self.runtime_directory().join("pulse/native")).filter(|path| path.is_absolute())
     }
+
+    /// The socket of the session's bus. `None` for one that has no place in the file system.
+    pub fn bus(&self) -> Option<PathBuf> {
+        if let Some(address) = self.variable("DBUS_SESSION_BUS_ADDRESS") {
+            let first = address.split(';').next().unwrap_or_default().strip_prefix("unix:")?;
+            let path = first.split(',').find_map(|pair| pair.strip_prefix("path="))?;
+            // What is escaped (D-Bus specification, "Server Addresses") is no usual path.
+            return Some(PathBuf::from(path)).filter(|path| path.is_absolute() && !first.contains('%'));
+        }
+        Some(self.runtime_directory().join("bus")).filter(|path| path.is_absolute())
+    }
+
+    /// The environment of a program that is begun for the person, outside.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let mut all: Vec<_> = self.variables.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut add = |name: &str, value: String| {
+            if !all.iter().any(|(known, _)| known == name) {
+                all.push((name.to_owned(), value));
+            }
+        };
+        add("PATH", "/usr/local/bin:/usr/bin:/bin".into());
+        add("USER", self.person.name.clone());
+        add("LOGNAME", self.person.name.clone());
+        let text = |path: PathBuf| path.to_str().map(str::to_owned);
+        if let Some(home) = self.person.home.clone().and_then(text) {
+            add("HOME", home);
+        }
+        if let Some(dir) = text(self.runtime_directory()) {
+            all.retain(|(name, _)| name != "XDG_RUNTIME_DIR");
+            all.push(("XDG_RUNTIME_DIR".into(), dir));
+        }
+        all
+    }
 }
 
 /// The environments of a user's processes, as far as we want to know them. Processes in other mount namespaces are
@@ -173,6 +216,30 @@ mod tests {
         assert_eq!(socket(&[("XDG_RUNTIME_DIR", "/x")]).as_deref(), Some("/x/pulse/native"));
         assert_eq!(socket(&[("PULSE_SERVER", "{a1b2}unix:/y/native")]).as_deref(), Some("/y/native"));
         assert_eq!(socket(&[("PULSE_SERVER", "tcp:host:4713")]), None);
+    }
+
+    #[test]
+    fn a_bus_has_a_socket_of_this_machine() {
+        let socket = |pairs| of(pairs).bus().map(|path| path.display().to_string());
+        assert_eq!(socket(&[]), Some(format!("/run/user/{}/bus", u32::MAX - 7)));
+        let of_address = |address: &'static str| {
+            let pairs: &'static [(&str, &str)] = vec![("DBUS_SESSION_BUS_ADDRESS", address)].leak();
+            socket(pairs)
+        };
+        let found = of_address("unix:path=/run/user/1/bus,guid=ab;tcp:host=x");
+        assert_eq!(found.as_deref(), Some("/run/user/1/bus"));
+        for other in ["unix:abstract=/tmp/x", "tcp:host=x", "unix:path=x", "unix:path=/a%20b"] {
+            assert_eq!(of_address(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_program_of_the_persons_has_the_sessions_environment() {
+        let environment = of(&[("DISPLAY", ":1"), ("XDG_RUNTIME_DIR", "/run/user/0"), ("SECRET", "x")]).environment();
+        let value = |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        assert_eq!([value("DISPLAY"), value("HOME"), value("USER")], [Some(":1"), Some("/home/ann"), Some("ann")]);
+        assert_eq!(value("XDG_RUNTIME_DIR"), Some(&*format!("/run/user/{}", u32::MAX - 7)), "not root's");
+        assert_eq!(value("SECRET"), None);
     }
 
     #[test]

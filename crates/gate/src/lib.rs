@@ -6,6 +6,7 @@
 mod caller;
 mod calls;
 
+pub mod bus;
 pub mod pulse;
 pub mod wayland;
 pub mod x11;

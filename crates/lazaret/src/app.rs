@@ -11,6 +11,7 @@ use lazaret_runtime::attach;
 use lazaret_runtime::plan::Bind;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 
+use crate::bus;
 use crate::exec::{self, Running, running};
 use crate::gate;
 use crate::keeper::Ended;
@@ -70,7 +71,7 @@ pub fn app(
         }
     }
     let begins = start_if_stopped(store, name, &variable, say)?;
-    let (running, screens, plays) = {
+    let (running, screens, plays, has_bus) = {
         let _lock = store.lock(name)?;
         recover_locked(store, name)?;
         let running = running(store, name)?;
@@ -84,7 +85,11 @@ pub fn app(
                 say(&format!("there is no sound: {e}"));
                 false
             });
-        (running, screens, plays)
+        let has_bus = bus::ensure(store, name, &running, app.session).map(|()| true).unwrap_or_else(|e| {
+            say(&format!("there is no bus: {e}"));
+            false
+        });
+        (running, screens, plays, has_bus)
     };
     let root = root_of(&running);
     let knows = |locale: &str| root.as_ref().is_ok_and(|root| has_locale(root.as_fd(), locale));
@@ -98,7 +103,7 @@ pub fn app(
     let command = attach::Command {
         words: words.clone(),
         user: running.config.desktop.user.as_ref().map(ToString::to_string),
-        environment: environment(app, &running, screens, plays, knows),
+        environment: environment(app, &running, screens, [plays, has_bus], knows),
         runtime_directory: true,
         ..attach::Command::default()
     };
@@ -169,7 +174,7 @@ fn environment(
     app: &App<'_>,
     running: &Running,
     screens: Screens,
-    plays: bool,
+    [plays, has_bus]: [bool; 2],
     knows: impl Fn(&str) -> bool,
 ) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = Vec::new();
@@ -185,6 +190,9 @@ fn environment(
     }
     if plays {
         all.push(("PULSE_SERVER".into(), format!("unix:{DOOR}/pulse/native")));
+    }
+    if has_bus {
+        all.extend(bus::environment(&running.config));
     }
     all.extend(follow(app.session, knows));
     all.retain(|(key, _)| !running.config.env.contains_key(key));

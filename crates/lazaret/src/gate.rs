@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use lazaret_base::{Context, Kind, Result, error};
 use lazaret_config::{Clipboard, Display, Name, Sound};
-use lazaret_desktop::Session;
+use lazaret_desktop::{Person, Session};
 use lazaret_gate::pulse;
 use lazaret_gate::x11::cookie::Trust;
 use lazaret_gate::x11::{self, Confinement, Cookie, Ends, Identity, Server, Settings, Sight, authority};
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exec::Running;
 use crate::store::Store;
-use crate::{personal, process};
+use crate::{bus, opener, personal, process};
 
 mod nested;
 mod wayland;
@@ -76,33 +76,35 @@ pub struct Shown {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Heard {
     /// The socket of the server.
-    socket: PathBuf,
+    pub socket: PathBuf,
     /// Its directory, by device and number: a session that begins anew has another one of the same name.
-    directory: (u64, u64),
-    uid: u32,
+    pub directory: (u64, u64),
+    pub uid: u32,
 }
 
 /// What a gate is told.
 #[derive(Debug, Serialize, Deserialize)]
-struct Order {
-    name: String,
-    socket: PathBuf,
-    uid: u32,
-    gid: u32,
-    purpose: Purpose,
+pub(crate) struct Order {
+    pub name: String,
+    pub socket: PathBuf,
+    pub uid: u32,
+    pub gid: u32,
+    pub purpose: Purpose,
 }
 
 /// What a gate is for.
 #[derive(Debug, Serialize, Deserialize)]
-enum Purpose {
+pub(crate) enum Purpose {
     Screen { credential: String, trusted: bool, clipboard: String },
     Wayland { trusted: bool, clipboard: String },
     Sound { microphone: bool },
+    Bus(bus::Wanted),
 }
 
 /// The sockets on which gates are called.
 const SCREEN: &str = "gate";
 const SOUND: &str = "sound";
+pub(crate) const BUS: &str = "bus";
 /// The socket on which programs find their sound server, in its directory.
 const PULSE: &str = "native";
 
@@ -124,11 +126,7 @@ pub(crate) fn ensure(store: &Store, name: &Name, running: &Running, session: &Se
     }
     let digits = credential(session, display.number)?.map(|cookie| hex(&cookie)).unwrap_or_default();
     let person = &session.person;
-    let (uid, gid) = match person.uid {
-        // Root's session needs no process of root's: the credential is enough.
-        0 => (NOBODY_ELSE, NOBODY_ELSE),
-        uid => (uid, person.gid),
-    };
+    let (uid, gid) = identity(person);
     let number = display.number;
     let trusted = running.config.desktop.display == Display::Trusted;
     let (socket, person) = (display.socket(), person.name.clone());
@@ -183,6 +181,15 @@ pub(crate) fn can_isolate(session: &Session) -> bool {
         x11::cookie::is_offered(&Server { socket: display.socket(), credential })
     };
     isolates().unwrap_or(false)
+}
+
+/// Whom a gate for a person runs as.
+pub(crate) fn identity(person: &Person) -> (u32, u32) {
+    match person.uid {
+        // Root's session needs no process of root's: what the gate is given is enough.
+        0 => (NOBODY_ELSE, NOBODY_ELSE),
+        uid => (uid, person.gid),
+    }
 }
 
 /// Sees to it that a container has a gate to the session's sound server. False where there is no such server.
@@ -321,6 +328,9 @@ pub fn look(store: &Store, name: &Name) -> Result<Option<Gate>> {
 /// Ends all gates, if they are there, and waits until the cookie is revoked. Without a keeper it ends by itself.
 pub(crate) fn end(store: &Store, name: &Name) {
     silence(store, name);
+    if let Ok(Some(line)) = call_at(store, name, BUS) {
+        line.stop();
+    }
     // Whom nobody can call has ended, or does so now.
     for at in [SCREEN, wayland::CALLS] {
         if let Ok(Some(line)) = call_at(store, name, at) {
@@ -332,11 +342,11 @@ pub(crate) fn end(store: &Store, name: &Name) {
 // --- calling it ---
 
 /// A connection to a gate.
-struct Line(UnixStream);
+pub(crate) struct Line(UnixStream);
 
 impl Line {
     /// Says one line and hears what comes back.
-    fn ask(&mut self, words: &str) -> Result<String> {
+    pub fn ask(&mut self, words: &str) -> Result<String> {
         let asking = "asking a gate";
         self.0.write_all(format!("{words}\n").as_bytes()).context(asking)?;
         let mut answer = Vec::new();
@@ -358,7 +368,7 @@ impl Line {
     }
 
     /// Has it end, and waits until it has.
-    fn stop(mut self) {
+    pub fn stop(mut self) {
         // It may be ending already; one that does not is killed by nobody, but does no harm either.
         let _ = self.0.write_all(b"stop\n").and_then(|()| self.0.read_to_end(&mut Vec::new()));
     }
@@ -369,7 +379,7 @@ fn call(store: &Store, name: &Name) -> Result<Option<Line>> {
     call_at(store, name, SCREEN)
 }
 
-fn call_at(store: &Store, name: &Name, at: &str) -> Result<Option<Line>> {
+pub(crate) fn call_at(store: &Store, name: &Name, at: &str) -> Result<Option<Line>> {
     let Ok(dir) = store.control_dir(name) else { return Ok(None) };
     let socket = new_socket()?;
     match connect(&socket, &address_in(&dir, at)?) {
@@ -390,12 +400,13 @@ fn new_socket() -> Result<OwnedFd> {
 // --- beginning it ---
 
 /// Starts our own program anew as a gate.
-fn begin(store: &Store, name: &Name, running: &Running, order: &Order) -> Result<()> {
+pub(crate) fn begin(store: &Store, name: &Name, running: &Running, order: &Order) -> Result<()> {
     let life = keeper(store, name, running)?;
     let (calls, dir, programs) = match order.purpose {
         Purpose::Screen { .. } => (SCREEN, store.session_x11(name)?, format!("X{DISPLAY}")),
         Purpose::Wayland { .. } => (wayland::CALLS, store.session_door(name)?, wayland::SOCKET.to_owned()),
         Purpose::Sound { .. } => (SOUND, store.session_pulse(name)?, PULSE.to_owned()),
+        Purpose::Bus(_) => (BUS, store.session_bus(name)?, bus::SOCKET.to_owned()),
     };
     let calls = listen_at(store.control_dir(name)?.as_fd(), calls, 0o600)?;
     let programs = listen_at(dir.as_fd(), &programs, 0o666)?;
@@ -406,7 +417,13 @@ fn begin(store: &Store, name: &Name, running: &Running, order: &Order) -> Result
     // Or its end would go unheard.
     drop(program);
     let bytes = serde_json::to_vec(order).map_err(|e| error(e.to_string()))?;
-    send_along(&ours, &bytes, &[programs.as_fd(), calls.as_fd(), life.as_fd()])?;
+    let mut along = vec![programs.as_fd(), calls.as_fd(), life.as_fd()];
+    let addresses = match order.purpose {
+        Purpose::Bus(_) => Some(opener::addresses(&dir)?),
+        Purpose::Screen { .. } | Purpose::Wayland { .. } | Purpose::Sound { .. } => None,
+    };
+    along.extend(addresses.as_ref().map(AsFd::as_fd));
+    send_along(&ours, &bytes, &along)?;
     // It leaves us as soon as it has heard, and closes the line when it serves.
     begun.wait()?;
     let mut wrong = vec![0; LONGEST_ANSWER];
@@ -464,14 +481,21 @@ pub fn serve() -> i32 {
         return 1;
     }
     let Ok(line) = process::take_input() else { return 1 };
-    let served = hear(line.as_fd()).and_then(|(order, ends)| {
+    let served = hear(line.as_fd()).and_then(|(order, ends, addresses)| {
         process::leave_caller()?;
-        become_gate(&order).map(|server| (order, ends, server))
+        let opener = match (&order.purpose, addresses) {
+            (Purpose::Bus(wanted), Some(addresses)) => {
+                let inherited = [&line, &ends.programs, &ends.calls];
+                Some(opener::begin(&order, wanted, addresses, &ends.life, inherited)?)
+            }
+            _ => None,
+        };
+        become_gate(&order).map(|server| (order, ends, server, opener))
     });
     match served {
-        Ok((order, ends, server)) => {
+        Ok((order, ends, server, opener)) => {
             drop(line);
-            i32::from(serve_until_the_end(order, &ends, server).is_err())
+            i32::from(serve_until_the_end(order, &ends, server, opener).is_err())
         }
         Err(e) => {
             // The caller may have gone.
@@ -481,9 +505,15 @@ pub fn serve() -> i32 {
     }
 }
 
-fn serve_until_the_end(order: Order, ends: &Ends, walls: Confinement) -> Result<()> {
+fn serve_until_the_end(order: Order, ends: &Ends, walls: Confinement, opener: Option<OwnedFd>) -> Result<()> {
     let server = walls.socket;
     match order.purpose {
+        Purpose::Bus(wanted) => {
+            let opener = opener.ok_or_else(|| error("nobody opens addresses"))?;
+            let (offers, connections) = (wanted.offers(), bus::MOST_PROGRAMS);
+            let settings = lazaret_gate::bus::Settings { name: order.name, server, offers, connections };
+            lazaret_gate::bus::serve(ends, opener.as_fd(), settings)
+        }
         Purpose::Sound { microphone } => {
             pulse::serve(ends, pulse::Settings { server, connections: MOST_PLAYERS, microphone })
         }
@@ -513,13 +543,13 @@ fn serve_until_the_end(order: Order, ends: &Ends, walls: Confinement) -> Result<
     }
 }
 
-fn hear(line: BorrowedFd<'_>) -> Result<(Order, Ends)> {
+fn hear(line: BorrowedFd<'_>) -> Result<(Order, Ends, Option<OwnedFd>)> {
     let mut bytes = vec![0; LONGEST_ORDER];
     let received = receive_along(line, &mut bytes, RecvFlags::empty())?;
     let order = serde_json::from_slice(&bytes[..received.bytes]).map_err(|e| error(e.to_string()))?;
     let mut fds = received.fds.into_iter();
     match (fds.next(), fds.next(), fds.next()) {
-        (Some(programs), Some(calls), Some(life)) => Ok((order, Ends { programs, calls, life })),
+        (Some(programs), Some(calls), Some(life)) => Ok((order, Ends { programs, calls, life }, fds.next())),
         _ => Err(error("a descriptor is missing")),
     }
 }
@@ -527,10 +557,13 @@ fn hear(line: BorrowedFd<'_>) -> Result<(Order, Ends)> {
 /// Gives up everything but what a gate needs. What is left comes back.
 fn become_gate(order: &Order) -> Result<Confinement> {
     // For process lists; where it can't be changed they show how it was called.
-    let _ = set_command_line(&["lazaret", SERVICE, &order.name]);
+    let is_bus = matches!(order.purpose, Purpose::Bus(_));
+    let service = if is_bus { bus::SERVICE } else { SERVICE };
+    let _ = set_command_line(&["lazaret", service, &order.name]);
+    // Beside a compositor's socket, and a session's bus, lie all of its other sockets.
     let sight = match order.purpose {
-        // Beside a compositor's socket lie the session's bus and its kin.
         Purpose::Wayland { .. } => Sight::Socket,
+        Purpose::Bus(_) if order.socket.exists() => Sight::Socket,
         _ => Sight::Directory,
     };
     x11::confine(&order.socket, sight, Some(Identity { uid: order.uid, gid: order.gid }))

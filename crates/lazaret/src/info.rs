@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use lazaret_base::Result;
-use lazaret_config::{Clipboard, Config, Desktop, Display, Mode, Name, Network as Settings, live_changes};
+use lazaret_config::{Clipboard, Config, Desktop, Display, Mode, Name, Network as Settings, OpenUrls, live_changes};
 use lazaret_runtime::cgroup::{self, Group, Hierarchies};
 use serde::Serialize;
 
@@ -378,6 +378,9 @@ fn desktop_openings(desktop: &Desktop) -> Vec<String> {
     }
     if desktop.clipboard == Clipboard::Both {
         openings.push("reads the clipboard: all that is copied outside".into());
+    }
+    if desktop.open_urls == OpenUrls::Allow {
+        openings.push("opens addresses of the web in your browser, unasked".into());
     }
     openings
 }

@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod build;
+pub mod bus;
 pub mod cache;
 pub mod console;
 pub mod copy;
@@ -29,6 +30,7 @@ mod look;
 pub mod microphone;
 pub mod missing;
 pub mod network;
+mod opener;
 mod personal;
 mod process;
 pub mod publish;

@@ -102,6 +102,10 @@ fn apply(store: &Store, name: &Name, document: &Document) -> Result<Changed> {
     if in_force.desktop.clipboard != now.desktop.clipboard {
         gate::change(store, name, now.desktop.clipboard)?;
     }
+    let offers = |config: &Config| (config.desktop.notifications, config.desktop.open_urls);
+    if offers(&in_force) != offers(&now) {
+        crate::bus::change(store, name, &now.desktop)?;
+    }
     if in_force.devices != now.devices {
         device::begin(store, name)?;
     }
@@ -170,6 +174,8 @@ fn take_over(now: &mut Config, wanted: &Config, key: &str) {
         "network.host_mode_confirmed" => now.network.host_mode_confirmed = wanted.network.host_mode_confirmed,
         "desktop.clipboard" => now.desktop.clipboard = wanted.desktop.clipboard,
         "desktop.sound" => now.desktop.sound = wanted.desktop.sound,
+        "desktop.notifications" => now.desktop.notifications = wanted.desktop.notifications,
+        "desktop.open_urls" => now.desktop.open_urls = wanted.desktop.open_urls,
         "desktop.trusted_confirmed" => now.desktop.trusted_confirmed = wanted.desktop.trusted_confirmed,
         _ => {}
     }

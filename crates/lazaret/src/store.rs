@@ -13,7 +13,7 @@
 //! STATE/network/           netd's: the addresses of the bridge, and each container's
 //! RUN/containers/NAME/     alive (locked by the keeper) state.json control scratch/ running.toml filter sharing.json
 //!                          devices.json
-//!                          gate gate.json wayland wayland.json sound sound.json
+//!                          gate gate.json wayland wayland.json sound sound.json bus bus.json
 //!                               (the gates' sockets, and where they lead)
 //!                          microphone (it is switched on)
 //!                          session/ (what the container sees of a session: x11/X0 pulse/native)
@@ -843,9 +843,19 @@ impl Store {
     /// Keeper: makes the directories in which sockets of a session appear, seen by the container from its start on.
     pub(crate) fn make_session(&self, name: &Name, owner: u32) -> Result<()> {
         let session = self.session(name);
-        let dirs = [(session.clone(), 0o755), (session.join("x11"), 0o1777), (session.join("pulse"), 0o755)];
-        for (dir, mode) in dirs {
-            make_private(&dir)?;
+        let dirs = [
+            (session.clone(), 0o755),
+            (session.join("x11"), 0o1777),
+            (session.join("pulse"), 0o755),
+            (session.join("bus"), 0o755),
+            (session.join("bin"), 0o755),
+        ];
+        for (dir, _) in &dirs {
+            make_private(dir)?;
+        }
+        let script = session.join("bin/xdg-open");
+        fs::write(&script, crate::opener::script()).with_context(|| format!("writing `{}`", script.display()))?;
+        for (dir, mode) in dirs.into_iter().chain([(script, 0o755)]) {
             let making = || format!("making `{}`", dir.display());
             // As every system has them: an init inside that sees to it finds nothing to do.
             std::os::unix::fs::chown(&dir, Some(owner), Some(owner)).with_context(making)?;
@@ -883,6 +893,22 @@ impl Store {
     /// The directory of the socket on which programs find their sound server.
     pub(crate) fn session_pulse(&self, name: &Name) -> Result<OwnedFd> {
         open_dir(&self.session(name).join("pulse"))
+    }
+
+    /// The directory of the socket on which programs find their bus.
+    pub(crate) fn session_bus(&self, name: &Name) -> Result<OwnedFd> {
+        open_dir(&self.session(name).join("bus"))
+    }
+
+    /// Whose bus the gate of the bus leads to.
+    pub(crate) fn bus_record(&self, name: &Name) -> Option<crate::gate::Heard> {
+        read_json(&self.run_dir(name).join("bus.json")).ok()
+    }
+
+    /// Notes it.
+    pub(crate) fn write_bus_record(&self, name: &Name, heard: &crate::gate::Heard) -> Result<()> {
+        let bytes = serde_json::to_vec(heard).map_err(|e| error(e.to_string()))?;
+        write_renamed(&self.run_dir(name), "bus.json", &bytes)
     }
 
     /// Whose sound server the gate for sound leads to.

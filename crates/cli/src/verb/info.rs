@@ -157,7 +157,8 @@ fn desktop_lines(info: &Info, terminal: bool) -> Vec<(&'static str, String)> {
         }
     };
     let user = desktop.user.as_ref().map_or_else(|| "root".to_owned(), ToString::to_string);
-    vec![("display", format!("{level}; {mechanism}")), ("clipboard", clipboard), ("sound", sound), ("desktop user", user)]
+    let bus = lazaret::bus::line(&info.config).unwrap_or_default();
+    vec![("display", format!("{level}; {mechanism}")), ("clipboard", clipboard), ("sound", sound), ("bus", bus), ("desktop user", user)]
 }
 
 /// Addresses, names, policy and traffic.

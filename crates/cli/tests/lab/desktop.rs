@@ -542,6 +542,76 @@ fn sound_is_played_and_none_is_heard() {
 }
 
 #[test]
+fn addresses_are_opened_outside_when_the_person_agrees() {
+    let world = World::new();
+    let screen = Screen::start(&world);
+    screen.create(&world, "url1");
+    // Who asks, and who opens, for the person: both only write down what they are told.
+    let home = screen.dir.join("home");
+    fs::create_dir_all(home.join("bin")).unwrap();
+    let here = home.display();
+    let programs = [
+        ("zenity", format!("#!/bin/sh\necho \"$@\" >> {here}/asked\ntest -e {here}/yes\n")),
+        ("xdg-open", format!("#!/bin/sh\nid -u >> {here}/opened\necho \"$1\" >> {here}/opened\n")),
+    ];
+    for (name, script) in programs {
+        fs::write(home.join("bin").join(name), script).unwrap();
+        fs::set_permissions(home.join("bin").join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    std::os::unix::fs::chown(&home, Some(screen.person), Some(screen.person)).unwrap();
+    let app = |script: &str| {
+        let mut command = screen.typed(&world, &["app", "url1", "--", "sh", "-c", script]);
+        command.env("PATH", format!("{here}/bin:/usr/bin:/bin:/usr/sbin:/sbin")).env("XDG_RUNTIME_DIR", &home);
+        world.run(command, b"")
+    };
+    let written = |file: &str| fs::read_to_string(home.join(file)).unwrap_or_default();
+    let out = app("$BROWSER file:///etc/passwd; echo $?; $BROWSER 'https://example.org/1'");
+    assert_eq!((out.status, out.stdout.as_str()), (0, "4\n"), "{out}");
+    until("the person was asked", || written("asked").contains("url1 wants to open this address"));
+    assert!(written("asked").contains("https://example.org/1") && !written("asked").contains("passwd"));
+
+    fs::write(home.join("yes"), "").unwrap();
+    app("$BROWSER 'https://example.org/2?a=b&c'");
+    until("it is opened", || written("opened").contains("https://example.org/2?a=b&c"));
+    assert!(written("opened").starts_with(&format!("{}\n", screen.person)), "as the person: {}", written("opened"));
+    assert!(!written("opened").contains("example.org/1"), "no is no: {}", written("opened"));
+
+    // Unasked, or not at all; by the portal, too.
+    let asked = written("asked");
+    world.ok(&["config", "url1", "set", "desktop.open_urls=allow"]);
+    let portal = "gdbus call --session --dest org.freedesktop.portal.Desktop \
+                  --object-path /org/freedesktop/portal/desktop \
+                  --method org.freedesktop.portal.OpenURI.OpenURI '' https://example.org/3 '@a{sv} {}'";
+    let out = app(portal);
+    assert!(out.stdout.contains("/org/freedesktop/portal/desktop/request/"), "{out}");
+    until("it is opened unasked", || written("opened").contains("https://example.org/3"));
+    assert_eq!(written("asked"), asked);
+    assert!(world.ok(&["info", "url1"]).stdout.contains("opens addresses of the web in your browser, unasked"));
+    world.ok(&["config", "url1", "set", "desktop.open_urls=deny", "desktop.notifications=false"]);
+    let out = app(portal);
+    assert!(out.status != 0 && out.stderr.contains("ServiceUnknown"), "{out}");
+    assert!(world.ok(&["info", "url1"]).stdout.contains("notifications not shown; addresses of the web not opened"));
+
+    // Its bus is its own: a name is had, and nothing of the host is called.
+    let name = "gdbus call --session --dest org.freedesktop.DBus --object-path / \
+                --method org.freedesktop.DBus.RequestName org.example.Editor 'uint32 4'";
+    assert_eq!(app(name).stdout.trim(), "(uint32 1,)");
+    let systemd = name.replace("org.freedesktop.DBus --", "org.freedesktop.systemd1 --");
+    assert!(app(&systemd).stderr.contains("ServiceUnknown"));
+    world.ok(&["stop", "url1"]);
+    let of = |service: &str| {
+        let ends = format!("lazaret {service} url1");
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        all.filter(|entry| {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).replace('\0', " ").trim_end() == ends
+        })
+        .count()
+    };
+    until("bus and opener have ended", || of("bus") + of("open") == 0);
+}
+
+#[test]
 fn trust_is_asked_for_twice() {
     let world = World::new();
     let screen = Screen::start(&world);

@@ -3,6 +3,7 @@
 
 mod attacks;
 mod bounds;
+mod bus;
 mod programs;
 mod sound;
 mod wayland;
@@ -53,8 +54,12 @@ fn main() -> ExitCode {
         wayland::become_gate(&arguments[1..]);
         return ExitCode::SUCCESS;
     }
+    if arguments.first().is_some_and(|first| first == "--bus") {
+        bus::become_gate(&arguments[1..]);
+        return ExitCode::SUCCESS;
+    }
     let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
-    let all = [attacks::TESTS, bounds::TESTS, programs::TESTS, sound::TESTS, wayland::TESTS].concat();
+    let all = [attacks::TESTS, bounds::TESTS, programs::TESTS, sound::TESTS, bus::TESTS, wayland::TESTS].concat();
     if arguments.iter().any(|argument| argument == "--list") {
         for (name, _) in &all {
             println!("{name}: test");

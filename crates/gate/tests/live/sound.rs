@@ -32,9 +32,9 @@ pub const TESTS: &[Test] = &[
 /// Who has the session (`games` on Debian: a bus serves nobody without a name), and as whom programs of the container
 /// run.
 pub const PERSON: u32 = 5;
-const INSIDE: u32 = 7502;
+pub const INSIDE: u32 = 7502;
 
-fn as_user(id: u32, program: &str) -> Command {
+pub fn as_user(id: u32, program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.arg(format!("--reuid={id}")).arg(format!("--regid={id}")).args(["--clear-groups", program]);
     command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
