@@ -13,7 +13,7 @@ use crate::table::render;
 
 pub fn command(command: Command) -> Command {
     command
-        .about("Name the shared libraries that a program of a container lacks, and the packages that have them")
+        .about("Name the shared libraries that a program lacks, and the packages they are in")
         .args([
             name_argument("The container; if it runs, its package manager is asked"),
             Arg::new("program").value_name("PROGRAM").required(true).help("A command, or a path inside"),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Out, Running, World, bare, busybox, entries, text};
+use crate::harness::{Out, Running, World, bare, busybox, entries, fixture, text};
 use crate::network_probe::{How, Namespace};
 
 /// A host with its neighbours.
@@ -742,6 +742,34 @@ fn a_dhcp_client_gets_the_same_addresses() {
                   udhcpc -i eth0 -q -n -t 5 -s /tmp/s 2>/dev/null";
     let said = net.world.exec_sh("web", script);
     assert!(said.contains(&format!("bound {four} 10.90.0.1 10.90.0.1")), "{said}");
+}
+
+#[test]
+fn networkd_hears_of_the_same_addresses_by_dhcp_and_from_the_router() {
+    let net = Net::new();
+    for image in ["debian12", "debian13"] {
+        net.world.start_container(image, fixture(image));
+        let [four, six] = net.addresses(image);
+        // What was there from the beginning is there for ever; what a server gives is dynamic. And there is not one
+        // more, as it would be none that the firewall knows.
+        let expected = [format!("{four} dynamic"), format!("{six} dynamic")];
+        net.until("both addresses are a server's", || {
+            let shown = net.world.lazaret(&["exec", image, "--", "ip", "-o", "address", "show", "dev", "eth0"]).stdout;
+            let global = shown.lines().filter(|line| line.contains("scope global"));
+            let addresses = global.filter_map(|line| {
+                let address = line.split_whitespace().nth(3)?.split('/').next()?;
+                Some(format!("{address} {}", if line.contains(" dynamic ") { "dynamic" } else { "for ever" }))
+            });
+            addresses.eq(expected.iter().cloned())
+        });
+        // It asks whether the address is free before it uses it, and then has a route by the router's word.
+        net.until("the way is open again", || net.inside(image).reaches(ip(SERVER[1]), How::Tcp(PORT)));
+        check(image, &net.inside(image), &matrix(&SERVER, ALL, true));
+        // The router's own answer says that it is one.
+        net.world.ok(&["exec", image, "--", "ip", "neigh", "flush", "nud", "all", "dev", "eth0"]);
+        check(image, &net.inside(image), &matrix(&SERVER, ALL, true));
+        check(image, &net.inside(image), &matrix(&SERVER, ALL, true));
+    }
 }
 
 #[test]

@@ -173,7 +173,7 @@ fn a_wayland_session_is_neither_watched_nor_steered() {
 
     // Nothing of the session but the door.
     let seen = session.ok(&world, &["app", "way2", "--", "sh", "-c", "ls /run/lazaret; echo $DISPLAY"]);
-    assert_eq!(seen, "pulse\nwayland-0\nx11\n\n");
+    assert_eq!(seen, "bin\nbus\npulse\nwayland-0\nx11\n\n");
 }
 
 #[test]

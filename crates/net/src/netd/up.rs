@@ -744,6 +744,9 @@ fn bridge_settings(bridge: &str) -> Vec<(String, &'static str)> {
         ("ipv6/conf/{}/accept_ra", "0"),
         ("ipv6/conf/{}/accept_redirects", "0"),
         ("ipv6/conf/{}/autoconf", "0"),
+        // What it answers says then that it is a router: who learns of one that is none any more forgets the routes
+        // through it (RFC 4861, section 7.2.5), as systemd-networkd does.
+        ("ipv6/conf/{}/forwarding", "1"),
     ];
     TABLE.iter().map(|(name, value)| (name.replace("{}", bridge), *value)).collect()
 }
