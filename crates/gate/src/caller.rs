@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
+use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
+
+use crate::stream::{Over, write_some};
 
 /// The longest line that a caller says.
 const MOST_LINE: usize = 256;
@@ -23,9 +25,6 @@ pub(crate) struct Caller {
     pub waits: bool,
 }
 
-/// The caller has hung up, or makes no sense.
-pub(crate) struct Gone;
-
 impl Caller {
     /// Takes one more, if there are not too many.
     pub fn accept(calls: BorrowedFd<'_>, callers: &mut Vec<Caller>) {
@@ -41,23 +40,23 @@ impl Caller {
     }
 
     /// Hears what is said: whole lines.
-    pub fn hear(&mut self) -> Result<Vec<String>, Gone> {
+    pub fn hear(&mut self) -> Result<Vec<String>, Over> {
         let mut bytes = [0; MOST_LINE];
         let mut lines = Vec::new();
         loop {
             match recv(&self.stream, &mut bytes[..], RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Err(Gone),
+                Ok((0, _)) => return Err(Over),
                 Ok((n, _)) => self.line.extend(&bytes[..n]),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
-                Err(_) => return Err(Gone),
+                Err(_) => return Err(Over),
             }
             while let Some(end) = self.line.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.line.drain(..=end).collect();
                 lines.push(String::from_utf8_lossy(&line).trim().to_owned());
             }
             if self.line.len() > MOST_LINE {
-                return Err(Gone);
+                return Err(Over);
             }
         }
         self.say_more().map(|()| lines)
@@ -70,16 +69,8 @@ impl Caller {
         let _ = self.say_more();
     }
 
-    fn say_more(&mut self) -> Result<(), Gone> {
-        while !self.answers.is_empty() {
-            match send(self.stream.as_fd(), &self.answers, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-                Ok(n) => drop(self.answers.drain(..n)),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                Err(_) => return Err(Gone),
-            }
-        }
-        Ok(())
+    fn say_more(&mut self) -> Result<(), Over> {
+        write_some(self.stream.as_fd(), &mut self.answers)
     }
 }
 

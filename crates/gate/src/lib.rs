@@ -5,6 +5,7 @@
 
 mod caller;
 mod calls;
+mod stream;
 
 pub mod bus;
 pub mod pulse;

@@ -9,8 +9,6 @@ mod keys;
 mod plan;
 
 use std::fs::File;
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -21,13 +19,10 @@ use lazaret_base::{Context, Error, Kind, Result, error};
 use lazaret_config::Name;
 use lazaret_desktop::{Person, Session, follow};
 use lazaret_runtime::attach;
-use lazaret_sys::signal;
+use lazaret_sys::{local, signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-    accept_with, bind, connect as connect_to, listen, sendmsg, socket_with,
-};
+use rustix::net::{SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect as connect_to, listen};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use crate::app::{self, has_locale, is_there, root_of};
@@ -273,7 +268,7 @@ fn client(wanted: &Ssh<'_>, ready: &Ready, address: &str) -> Result<Child> {
 }
 
 fn socket() -> Result<OwnedFd> {
-    Ok(socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+    Ok(local::socket(SocketType::STREAM, SocketFlags::empty())?)
 }
 
 /// Listens at an address that is no file, so that nothing is left of it; the address.
@@ -373,11 +368,7 @@ pub fn connect(address: &str) -> i32 {
     let hand_over = || -> Result<()> {
         let line = socket()?;
         connect_to(&line, &unnamed(address)?)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = [line.as_fd()];
-        control.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(rustix::stdio::stdout(), &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL)?;
+        local::send_along(rustix::stdio::stdout(), &[0], &[line.as_fd()])?;
         Ok(())
     };
     i32::from(hand_over().is_err())

@@ -83,8 +83,11 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// Blobs by their digests.
+type Blobs = Vec<(String, Vec<u8>)>;
+
 /// The documents and blobs of an image, by digest; the manifest comes back, too.
-fn blobs(layers: &[Vec<u8>], config: Value) -> (Vec<(String, Vec<u8>)>, Vec<u8>) {
+fn blobs(layers: &[Vec<u8>], config: Value) -> (Blobs, Vec<u8>) {
     let arch = if std::env::consts::ARCH == "x86_64" { "amd64" } else { "arm64" };
     let diff_ids: Vec<_> = layers.iter().map(|layer| digest(layer)).collect();
     let config = json!({"architecture": arch, "os": "linux", "config": config,
@@ -277,12 +280,7 @@ fn an_image_that_lies_about_itself_is_refused() {
 #[test]
 fn a_registry_is_asked_as_the_specification_says() {
     let world = World::new();
-    let server = Server::new(world.root());
-    world_with(&world, &server);
-    let (blobs, manifest) = blobs(&layers(), talker());
-    for (name, bytes) in &blobs {
-        server.put(&format!("/v2/team/app/blobs/{name}"), &bytes[..]);
-    }
+    let (server, blobs, manifest) = registry(&world);
     let arch = if std::env::consts::ARCH == "x86_64" { "amd64" } else { "arm64" };
     let line = |arch: &str, digest: String| {
         json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": manifest.len(),
@@ -323,12 +321,7 @@ fn a_registry_that_wants_a_login_gets_the_persons() {
     const RIGHT: &str = "cGVyc29uOnNlY3JldA==";
     const WRONG: &str = "cGVyc29uOm90aGVy";
     let world = World::new();
-    let server = Server::new(world.root());
-    world_with(&world, &server);
-    let (blobs, manifest) = blobs(&layers(), talker());
-    for (name, bytes) in &blobs {
-        server.put(&format!("/v2/team/app/blobs/{name}"), &bytes[..]);
-    }
+    let (server, _, manifest) = registry(&world);
     server.put("/v2/team/app/manifests/latest", &manifest[..]);
     server.want_login(RIGHT);
     let name = format!("docker://{}/team/app", server.host);
@@ -365,12 +358,7 @@ fn a_registry_that_wants_a_login_gets_the_persons() {
 #[test]
 fn a_registry_that_gives_something_else_is_not_believed() {
     let world = World::new();
-    let server = Server::new(world.root());
-    world_with(&world, &server);
-    let (blobs, manifest) = blobs(&layers(), talker());
-    for (name, bytes) in &blobs {
-        server.put(&format!("/v2/team/app/blobs/{name}"), &bytes[..]);
-    }
+    let (server, blobs, manifest) = registry(&world);
     server.put("/v2/team/app/manifests/latest", &manifest[..]);
     let pinned = digest(b"another");
     server.put(&format!("/v2/team/app/manifests/{pinned}"), &manifest[..]);
@@ -386,6 +374,17 @@ fn a_registry_that_gives_something_else_is_not_believed() {
     world.refused(&["image", "pull", &name], &["neither a manifest nor an index"]);
     assert_eq!(world.ok(&["image", "list", "--names"]).stdout, "");
     assert_eq!(entries(&world.path("images/tmp")), [] as [String; 0]);
+}
+
+/// A registry that `world` knows, with the blobs of `team/app`; and these, and its manifest, which it has not yet.
+fn registry(world: &World) -> (Server, Blobs, Vec<u8>) {
+    let server = Server::new(world.root());
+    world_with(world, &server);
+    let (blobs, manifest) = blobs(&layers(), talker());
+    for (name, bytes) in &blobs {
+        server.put(&format!("/v2/team/app/blobs/{name}"), &bytes[..]);
+    }
+    (server, blobs, manifest)
 }
 
 fn world_with(world: &World, server: &Server) {

@@ -3,24 +3,21 @@
 //! Nothing waits for one connection. A program that does not read what it is told loses it, beyond a bound; others hear
 //! theirs.
 
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use lazaret_base::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::{Errno, IoSlice, IoSliceMut};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketAddrUnix, SocketFlags, SocketType, UCred, accept_with, connect, recvmsg, send, sendmsg, socket_with,
-};
-use rustix::process::{getegid, geteuid, getpid};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, SocketAddrUnix, SocketFlags, accept_with, send};
+use rustix::process::geteuid;
 
 use super::greeting::Greeting;
 use super::host::{Host, Told, refused};
 use super::hub::{Hub, Offers, Out};
 use super::wire::Message;
 use crate::caller::{Callers, Reply};
+use crate::stream::{Over, introduce, open, receive_plain, write_some};
 use crate::x11::Ends;
 
 /// What is read at once.
@@ -65,9 +62,6 @@ struct Gate<'a> {
     opener: BorrowedFd<'a>,
     chunk: Vec<u8>,
 }
-
-/// The connection is over, for whatever reason.
-struct Over;
 
 /// Serves a container's bus until its life ends. `opener` is told addresses to open, a line each.
 ///
@@ -223,7 +217,7 @@ impl Gate<'_> {
             self.host = None;
         }
         if self.host.is_none()
-            && let Ok(stream) = open(&self.settings.server)
+            && let Ok(stream) = SocketAddrUnix::new(&self.settings.server).and_then(|address| open(&address))
         {
             let host = Host::new(&self.settings.name, geteuid().as_raw());
             self.host = Some((stream, host, Vec::new()));
@@ -245,7 +239,7 @@ impl Gate<'_> {
         let Some((stream, host, _)) = &mut self.host else { return };
         // The first bytes carry our credentials, by which a bus may know who we are.
         let sent = match host.to_bus.first() {
-            Some(0) => introduce(stream.as_fd(), &mut host.to_bus),
+            Some(0) => introduce(stream.as_fd(), &mut host.to_bus).map(drop),
             _ => Ok(()),
         };
         if sent.and_then(|()| write_some(stream.as_fd(), &mut host.to_bus)).is_err() {
@@ -256,7 +250,7 @@ impl Gate<'_> {
     fn serve_host(&mut self) {
         let Some((stream, host, from)) = &mut self.host else { return };
         let mut told = Vec::new();
-        let heard = receive(stream.as_fd(), &mut self.chunk).and_then(|n| {
+        let heard = receive_plain(stream.as_fd(), &mut self.chunk).and_then(|n| {
             from.extend(&self.chunk[..n]);
             let used = host.hear(from, &mut told).map_err(|_| Over)?;
             from.drain(..used);
@@ -311,7 +305,7 @@ impl Connection {
         if !ready.contains(PollFlags::IN) {
             return Ok(());
         }
-        let n = receive(self.stream.as_fd(), chunk)?;
+        let n = receive_plain(self.stream.as_fd(), chunk)?;
         self.from.extend(&chunk[..n]);
         if !self.greeting.is_done() {
             let used = self.greeting.hear(&self.from, hub.id(), &mut self.to).map_err(|_| Over)?;
@@ -331,57 +325,4 @@ impl Connection {
         }
         Ok(())
     }
-}
-
-fn open(socket: &std::path::Path) -> Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    connect(&stream, &SocketAddrUnix::new(socket)?)?;
-    Ok(stream)
-}
-
-/// Sends the first bytes with our credentials (unix(7), SCM_CREDENTIALS).
-fn introduce(to: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> std::result::Result<(), Over> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let ours = UCred { pid: getpid(), uid: geteuid(), gid: getegid() };
-    control.push(SendAncillaryMessage::ScmCredentials(ours));
-    match sendmsg(to, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-        Ok(n) => {
-            bytes.drain(..n);
-            Ok(())
-        }
-        Err(Errno::AGAIN | Errno::INTR) => Ok(()),
-        Err(_) => Err(Over),
-    }
-}
-
-/// Reads once. Who sends a descriptor, or has gone, is let go.
-fn receive(from: BorrowedFd<'_>, chunk: &mut [u8]) -> std::result::Result<usize, Over> {
-    // Without a buffer for them, descriptors that come along are closed by the kernel (unix(7)).
-    let mut none = RecvAncillaryBuffer::default();
-    match recvmsg(from, &mut [IoSliceMut::new(chunk)], &mut none, RecvFlags::DONTWAIT) {
-        Ok(message) if message.bytes == 0 || message.flags.contains(ReturnFlags::CTRUNC) => Err(Over),
-        Ok(message) => Ok(message.bytes),
-        Err(Errno::AGAIN | Errno::INTR) => Ok(0),
-        Err(_) => Err(Over),
-    }
-}
-
-/// Writes as much as is taken.
-fn write_some(to: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> std::result::Result<(), Over> {
-    let mut at = 0;
-    let result = loop {
-        if at == bytes.len() {
-            break Ok(());
-        }
-        match send(to, &bytes[at..], SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-            Ok(n) => at += n,
-            Err(Errno::AGAIN) => break Ok(()),
-            Err(Errno::INTR) => {}
-            Err(_) => break Err(Over),
-        }
-    };
-    bytes.drain(..at);
-    result
 }

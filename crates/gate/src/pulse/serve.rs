@@ -3,21 +3,17 @@
 //! What a connection can make us hold is bounded: nothing more is read from one side while the other has not taken
 //! what was read before. Nothing here waits for one connection; nothing that one does ends another.
 
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use lazaret_base::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::{Errno, IoSlice, IoSliceMut};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketAddrUnix, SocketFlags, SocketType, UCred, accept_with, connect, recvmsg, send, sendmsg, socket_with,
-};
-use rustix::process::{getegid, geteuid, getpid};
+use rustix::io::Errno;
+use rustix::net::{SocketAddrUnix, SocketFlags, accept_with};
 
 use super::filter::Filter;
 use crate::caller::{Callers, Reply};
+use crate::stream::{Over, introduce, open, receive_plain, write_some};
 use crate::x11::Ends;
 
 /// What is read at once.
@@ -49,9 +45,6 @@ struct Connection {
     /// The server has been told who we are.
     known: bool,
 }
-
-/// The connection is over, for whatever reason.
-struct Over;
 
 /// Serves a container's connections to a sound server until its life ends.
 ///
@@ -136,7 +129,7 @@ fn accept(programs: BorrowedFd<'_>, settings: &Settings, connections: &mut Vec<C
         let Ok(client) = accept_with(programs, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return };
         // Who is too many, or has no server, is hung up on.
         if connections.len() < settings.connections
-            && let Ok(server) = open(&settings.server)
+            && let Ok(server) = SocketAddrUnix::new(&settings.server).and_then(|address| open(&address))
         {
             connections.push(Connection {
                 filter: Filter::new(settings.microphone),
@@ -150,13 +143,6 @@ fn accept(programs: BorrowedFd<'_>, settings: &Settings, connections: &mut Vec<C
             });
         }
     }
-}
-
-fn open(socket: &Path) -> Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let server = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    connect(&server, &SocketAddrUnix::new(socket)?)?;
-    Ok(server)
 }
 
 impl Connection {
@@ -189,14 +175,14 @@ impl Connection {
             }
         }
         if server.contains(PollFlags::IN) {
-            let n = receive(self.server.as_fd(), chunk)?;
+            let n = receive_plain(self.server.as_fd(), chunk)?;
             self.from_server.extend(&chunk[..n]);
             let Connection { filter, from_server, to_client, to_server, .. } = self;
             let used = filter.from_server(from_server, to_client, to_server).map_err(|_| Over)?;
             self.from_server.drain(..used);
         }
         if client.contains(PollFlags::IN) {
-            let n = receive(self.client.as_fd(), chunk)?;
+            let n = receive_plain(self.client.as_fd(), chunk)?;
             self.from_client.extend(&chunk[..n]);
         }
         let Connection { filter, from_client, to_server, to_client, .. } = self;
@@ -212,49 +198,4 @@ impl Connection {
         write_some(self.server.as_fd(), &mut self.to_server)?;
         write_some(self.client.as_fd(), &mut self.to_client)
     }
-}
-
-/// Sends the first bytes with our credentials, by which the server knows its own user (unix(7), SCM_CREDENTIALS). The
-/// kernel adds them by itself only for a server that has asked for them by then.
-fn introduce(to: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> std::result::Result<bool, Over> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let ours = UCred { pid: getpid(), uid: geteuid(), gid: getegid() };
-    if !control.push(SendAncillaryMessage::ScmCredentials(ours)) {
-        return Err(Over);
-    }
-    match sendmsg(to, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-        Ok(n) => {
-            bytes.drain(..n);
-            Ok(true)
-        }
-        Err(Errno::AGAIN | Errno::INTR) => Ok(false),
-        Err(_) => Err(Over),
-    }
-}
-
-/// Reads once. Who sends a descriptor, or has gone, is let go.
-fn receive(from: BorrowedFd<'_>, chunk: &mut [u8]) -> std::result::Result<usize, Over> {
-    // Without a buffer for them, descriptors that come along are closed by the kernel (unix(7)). Credentials of the
-    // sender, which the libraries send unasked, are no descriptors and are not asked for.
-    let mut none = RecvAncillaryBuffer::default();
-    match recvmsg(from, &mut [IoSliceMut::new(chunk)], &mut none, RecvFlags::DONTWAIT) {
-        Ok(message) if message.bytes == 0 || message.flags.contains(ReturnFlags::CTRUNC) => Err(Over),
-        Ok(message) => Ok(message.bytes),
-        Err(Errno::AGAIN | Errno::INTR) => Ok(0),
-        Err(_) => Err(Over),
-    }
-}
-
-/// Writes as much as is taken.
-fn write_some(to: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> std::result::Result<(), Over> {
-    while !bytes.is_empty() {
-        match send(to, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-            Ok(n) => drop(bytes.drain(..n)),
-            Err(Errno::AGAIN) => break,
-            Err(Errno::INTR) => {}
-            Err(_) => return Err(Over),
-        }
-    }
-    Ok(())
 }

@@ -6,19 +6,18 @@
 //! The gate's filter stays before it: what compositors leave out differs, and titles, the clipboard and descriptors
 //! that nobody asked for are no matter of this protocol.
 
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lazaret_base::{Context as _, Kind, Result, error};
+use lazaret_sys::local::{self, send_along};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, IoSlice};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType, bind, connect, listen, recv, sendmsg, socket_with,
-};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, listen, recv};
 use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::stream::open;
 
 use super::wire::{Argument, HEADER, Head, text, word, written};
 
@@ -56,7 +55,7 @@ pub(super) fn ask(socket: &Path, container: &str, count: u64) -> Result<Option<C
     let Some(name) = manager else { return Ok(None) };
 
     let address = SocketAddrUnix::new_abstract_name(format!("wayland-{count}").as_bytes())?;
-    let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let listener = local::socket(SocketType::STREAM, SocketFlags::empty())?;
     bind(&listener, &address).and_then(|()| listen(&listener, 128)).context("listening for the compositor")?;
     let (closes, open) = pipe_with(PipeFlags::CLOEXEC)?;
     let requests = [
@@ -83,14 +82,6 @@ pub(super) fn greet(socket: &Path) -> Result<()> {
     link.hear(2, |_, _| {})
 }
 
-/// A connection to whoever listens.
-pub(super) fn open(address: &SocketAddrUnix) -> Result<OwnedFd, Errno> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    connect(&stream, address)?;
-    Ok(stream)
-}
-
 /// The gate's own connection.
 struct Link(OwnedFd);
 
@@ -103,13 +94,8 @@ impl Link {
 
     /// A new connection takes this much at once.
     fn send(&mut self, bytes: &[u8], fds: &[&OwnedFd]) -> Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
         let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-        if !fds.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(&fds));
-        }
-        match sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)? {
+        match send_along(&self.0, bytes, &fds)? {
             n if n == bytes.len() => Ok(()),
             _ => Err(error("the compositor takes nothing")),
         }

@@ -21,6 +21,7 @@ use super::context::{self, Context};
 use super::filter::{Broken, Filter, MARK, Rules};
 use super::wire::{In, Out};
 use crate::caller::{Caller, said};
+use crate::stream::{Over, open};
 use crate::x11::{Clipboard, Ends};
 
 /// What is read at once.
@@ -91,9 +92,6 @@ struct Connection {
     /// Only what is left is still told to the program.
     ends: bool,
 }
-
-/// The connection is over, for whatever reason.
-struct Over;
 
 /// Serves a container's connections to a compositor until its life ends.
 ///
@@ -207,7 +205,7 @@ impl Gate {
             Some(Way::Context(context)) => context.address.clone(),
             _ => SocketAddrUnix::new(&self.settings.server)?,
         };
-        context::open(&to).map_err(|e| {
+        open(&to).map_err(|e| {
             // Who has ended listens nowhere; another one is asked anew.
             self.way = None;
             e.into()

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use lazaret_base::{Context, Kind, Result, error};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{RecvFlags, SendFlags, SocketAddrUnix};
 
 use super::atoms::{Atoms, NAMES};
 use super::authority::{COOKIE_NAME, Cookie};
@@ -248,10 +248,7 @@ impl AsFd for Link {
 
 /// A socket that is connected to a server. Never waits: a server whose queue is full is not to be waited for.
 pub fn open(path: &Path) -> rustix::io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket)
+    crate::stream::open(&SocketAddrUnix::new(path)?)
 }
 
 fn introduction(cookie: Option<&Cookie>) -> Vec<u8> {

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, accept_with, recvmsg, send, sendmsg,
+    SendFlags, SocketFlags, accept_with, recvmsg, sendmsg,
 };
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
@@ -24,6 +24,7 @@ use super::container::Container;
 use super::cookie::{self, Granted, Trust};
 use super::filter::{Filter, Flow, Notice};
 use crate::caller::{Caller, said};
+use crate::stream::{Over, write_some};
 
 /// What is read at once.
 const CHUNK: usize = 32 << 10;
@@ -441,9 +442,6 @@ struct Room<'a> {
     notices: &'a mut Vec<Notice>,
 }
 
-/// The connection is over, for whatever reason.
-struct Over;
-
 impl Connection {
     fn new(key: u64, client: OwnedFd, filter: Filter) -> Connection {
         Connection {
@@ -648,7 +646,7 @@ impl Connection {
                 None => self.server.insert(client::open(socket).map_err(|_| Over)?),
             };
             let sent = send_along(server.as_fd(), &mut self.to_server, &mut self.fds_to_server);
-            if sent.and_then(|()| write_some(server.as_fd(), &mut self.to_server)).is_err() {
+            if sent.is_err() || write_some(server.as_fd(), &mut self.to_server).is_err() {
                 self.server_gone = true;
             }
         }
@@ -656,7 +654,7 @@ impl Connection {
             self.to_server.clear();
         }
         send_along(self.client.as_fd(), &mut self.to_client, &mut self.fds_to_client).map_err(|_| Over)?;
-        write_some(self.client.as_fd(), &mut self.to_client).map_err(|_| Over)?;
+        write_some(self.client.as_fd(), &mut self.to_client)?;
         if self.release_by.is_some() && self.filter_released() {
             self.release_by = None;
         }
@@ -713,22 +711,4 @@ fn send_along(to: BorrowedFd<'_>, bytes: &mut Vec<u8>, along: &mut Vec<OwnedFd>)
         Err(Errno::AGAIN | Errno::INTR) => Ok(()),
         Err(e) => Err(e),
     }
-}
-
-/// Writes as much as is taken; an error means that nobody is there.
-fn write_some(to: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> Result<(), Errno> {
-    let mut at = 0;
-    let result = loop {
-        if at == bytes.len() {
-            break Ok(());
-        }
-        match send(to, &bytes[at..], SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-            Ok(n) => at += n,
-            Err(Errno::AGAIN) => break Ok(()),
-            Err(Errno::INTR) => {}
-            Err(e) => break Err(e),
-        }
-    };
-    bytes.drain(..at);
-    result
 }
