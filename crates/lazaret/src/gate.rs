@@ -161,7 +161,7 @@ fn ensure_nested(store: &Store, name: &Name, running: &Running, session: &Sessio
     let server = nested::begin(name, session)?;
     let display = lazaret_desktop::Display { number: server.number };
     let person = &session.person;
-    let (uid, gid) = if person.uid == 0 { (NOBODY_ELSE, NOBODY_ELSE) } else { (person.uid, person.gid) };
+    let (uid, gid) = identity(person);
     let (socket, person) = (display.socket(), person.name.clone());
     let shown = Shown { display: format!(":{}", server.number), socket, person, uid, trusted: true, nested: true };
     let clipboard = running.config.desktop.clipboard.to_string();
